@@ -1,0 +1,193 @@
+"""Metrics: counted in several regions, shown as one text that prometheus-client can read back."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from aigw.observe import metrics
+from aigw.observe.metrics import METRICS, Totals, WorkerMetrics, exposition, key_of, parse_key
+
+
+class PlainRegion:
+    """A region in private memory, with the behaviour of `aigw.memory.CounterRegion`."""
+
+    def __init__(self) -> None:
+        self.words = memoryview(bytearray(8 * 10_000)).cast("q")
+        self.blocks: dict[str, tuple[int, int]] = {}
+        self.used = 0
+
+    def allot(self, key: str, words: int = 1) -> int:
+        if key not in self.blocks:
+            self.blocks[key] = (self.used, words)
+            self.used += words
+        return self.blocks[key][0]
+
+    def items(self) -> list[tuple[str, list[int]]]:
+        return [(k, list(self.words[i : i + n])) for k, (i, n) in self.blocks.items()]
+
+
+def shown(*regions: PlainRegion, **gauges: dict[tuple[str, ...], int]) -> dict[str, Metric]:
+    text = exposition(Totals(regions), gauges).decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def sample(families: dict[str, Metric], name: str, **labels: str) -> float:
+    for family in families.values():
+        for found in family.samples:
+            if found.name == "aigw_" + name and found.labels == labels:
+                return found.value
+    raise AssertionError(f"{name}{labels} is not shown")
+
+
+def test_counters_and_gauges_are_summed_over_processes() -> None:
+    one, two = PlainRegion(), PlainRegion()
+    for region, count in ((one, 3), (two, 4)):
+        m = WorkerMetrics(region)
+        m.words[m.counter("auth_success_total")] += count
+        m.words[m.counter("rate_limited_total", "user1", "rate_limit_exceeded")] += count
+        m.words[m.gauge("connections")] += 2 * count
+    families = shown(one, two)
+    assert sample(families, "auth_success_total") == 7
+    assert sample(families, "rate_limited_total", key="user1", code="rate_limit_exceeded") == 7
+    assert sample(families, "connections") == 14
+
+
+def test_one_finished_request_is_in_all_three_views() -> None:
+    region = PlainRegion()
+    m = WorkerMetrics(region)
+    m.finish("/v1", "openai", "200", 1.5, 0.004)
+    m.finish("/v1", "openai", "200", 700.0, -1.0)
+    labels = {"route": "/v1", "upstream": "openai", "code": "200"}
+    families = shown(region)
+    assert sample(families, "requests_total", **labels) == 2
+    assert sample(families, "request_duration_seconds_count", **labels) == 2
+    assert sample(families, "request_duration_seconds_sum", **labels) == pytest.approx(701.5)
+    assert sample(families, "request_duration_seconds_bucket", **labels, le="1.0") == 0
+    assert sample(families, "request_duration_seconds_bucket", **labels, le="2.5") == 1
+    assert sample(families, "request_duration_seconds_bucket", **labels, le="600.0") == 1
+    assert sample(families, "request_duration_seconds_bucket", **labels, le="+Inf") == 2
+    assert sample(families, "time_to_first_byte_seconds_count", **labels) == 1
+    assert sample(families, "time_to_first_byte_seconds_sum", **labels) == 0.004
+
+
+def test_overhead_has_finer_buckets() -> None:
+    region = PlainRegion()
+    m = WorkerMetrics(region)
+    m.overhead(0.00006)
+    m.overhead(5.0)
+    families = shown(region)
+    assert sample(families, "overhead_seconds_bucket", le="5e-05") == 0
+    assert sample(families, "overhead_seconds_bucket", le="0.0001") == 1
+    assert sample(families, "overhead_seconds_bucket", le="0.1") == 1
+    assert sample(families, "overhead_seconds_count") == 2
+    assert sample(families, "overhead_seconds_sum") == pytest.approx(5.00006)
+
+
+def test_every_metric_of_the_table_is_shown_with_its_kind() -> None:
+    families = shown()
+    for row in METRICS:
+        name = "aigw_" + row.name
+        family = families[name.removesuffix("_total") if row.kind == "counter" else name]
+        assert (family.type, family.documentation) == (row.kind, row.help)
+
+
+def test_metrics_without_labels_are_zero_before_the_first_count() -> None:
+    families = shown()
+    assert sample(families, "requests_in_flight") == 0
+    assert sample(families, "accepted_total") == 0
+    assert sample(families, "overhead_seconds_count") == 0
+
+
+def test_known_gauges_replace_counted_ones() -> None:
+    region = PlainRegion()
+    m = WorkerMetrics(region)
+    m.words[m.gauge("upstream_state", "gone", "http://10.0.0.1")] = 2
+    families = shown(region, upstream_state={("openai", "http://10.0.0.2"): 1})
+    (only,) = families["aigw_upstream_state"].samples
+    assert only.labels == {"upstream": "openai", "member": "http://10.0.0.2"}
+    assert only.value == 1
+
+
+@given(st.text(min_size=1), st.text())
+def test_any_label_comes_back_from_the_text_format(key: str, code: str) -> None:
+    region = PlainRegion()
+    m = WorkerMetrics(region)
+    m.words[m.counter("rate_limited_total", key, code)] += 1
+    text = exposition(Totals([region]), {}).decode()
+    assert sample_labels(text) == [{"key": key, "code": code}]
+
+
+def sample_labels(text: str) -> list[dict[str, str]]:
+    """The labels of `rate_limited_total`, unescaped by the rules of the text format.
+
+    prometheus-client's parser splits at any line boundary that Python knows; the format knows one.
+    """
+    found = []
+    for line in text.split("\n"):
+        if line.startswith("aigw_rate_limited_total{"):
+            labels: dict[str, str] = {}
+            rest = line.removeprefix("aigw_rate_limited_total{").removesuffix("} 1.0")
+            while rest:
+                name, rest = rest.split('="', 1)
+                value, rest = unquote(rest)
+                labels[name] = value
+                rest = rest.removeprefix(",")
+            found.append(labels)
+    return found
+
+
+def unquote(text: str) -> tuple[str, str]:
+    value, position = "", 0
+    while text[position] != '"':
+        if text[position] == "\\":
+            position += 1
+            value += {"n": "\n", '"': '"', "\\": "\\"}[text[position]]
+        else:
+            value += text[position]
+        position += 1
+    return value, text[position + 1 :]
+
+
+@given(st.lists(st.text(), max_size=4))
+def test_keys_hold_any_label(labels: list[str]) -> None:
+    for name in ("requests_total", "connections"):
+        assert parse_key(key_of(name, *labels)) == (name, tuple(labels))
+
+
+def test_gauges_have_the_keys_that_a_reaped_process_loses() -> None:
+    assert key_of("connections").startswith("gauge:")
+    assert not key_of("accepted_total").startswith("gauge:")
+
+
+@pytest.mark.parametrize("bounds_s", [metrics.DURATION_BOUNDS_S, metrics.OVERHEAD_BOUNDS_S])
+def test_a_bound_belongs_to_its_bucket(bounds_s: tuple[float, ...]) -> None:
+    assert list(bounds_s) == sorted(set(bounds_s))
+    for place, bound_s in enumerate(bounds_s):
+        assert bisect_left(bounds_s, bound_s) == place
+        assert bisect_left(bounds_s, math.nextafter(bound_s, math.inf)) == place + 1
+
+
+def test_a_wrong_name_kind_or_label_is_told() -> None:
+    m = WorkerMetrics(PlainRegion())
+    with pytest.raises(KeyError):
+        m.counter("no_such_metric")
+    with pytest.raises(ValueError, match="labels"):
+        m.counter("rate_limited_total", "user1")
+    with pytest.raises(ValueError, match="gauge"):
+        m.counter("connections")
+
+
+def test_the_same_labels_get_the_same_words() -> None:
+    region = PlainRegion()
+    first, successor = WorkerMetrics(region), WorkerMetrics(region)
+    assert first.counter("accepted_total") == successor.counter("accepted_total")
+    first.finish("/v1", "a", "200", 1, 1)
+    successor.finish("/v1", "a", "200", 1, 1)
+    assert sample(shown(region), "requests_total", route="/v1", upstream="a", code="200") == 2
