@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from aigw.config import Settings
+    from aigw.config import Listen, Settings
     from aigw.memory import Memory
 
 
@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 class ControllerChild:
     """What the controller inherits through the fork.
 
+    `listen` is what the master has bound: a reload can't change its address, admin and workers.
     `reload` reads the configuration anew and raises `ConfigError`.  `commands` is the read end of
-    the master's pipe (its end means exit), `report` the write end of the pipe to the master.
+    the master's pipe: lines `reload`, `reopen` and `restarted <reason>` (a worker was replaced: it
+    is counted here, since the master has no words of its own), and its end means exit.  `report`
+    is the write end of the pipe to the master.
     """
 
     memory: Memory
     admin: socket.socket | None
+    listen: Listen
     commands: int
     report: int
     reload: Callable[[], Settings]
