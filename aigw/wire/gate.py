@@ -1,0 +1,200 @@
+"""The gate: refuses what two parsers could read differently, in one table.
+
+h11 is lenient where a proxy must not be: it accepts Content-Length with Transfer-Encoding,
+Transfer-Encoding in HTTP/1.0, bare LF, folded lines and control characters, and it merges equal
+Content-Lengths.  Each rule below closes one such door; `REQUEST_RULES` and `ANSWER_RULES` name
+them all.  A rule looks at values and returns nothing: it raises `HeadError`, which the proxy
+answers with 400 (from a client) or 502 (from an upstream), and closes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+Field = tuple[bytes, bytes, bytes]
+
+
+class HeadError(Exception):
+    """A head that the gateway refuses; the text says why, in words fit for the one who sent it."""
+
+
+# ---- what a request's bytes may not contain (before h11 sees them) ----------------------------
+
+# Control characters but for tab, a CR or LF on its own, and obsolete line folding
+# (RFC 9112, 2.2 and 5.2; RFC 9110, 5.5).  One pass in C over the whole head.
+FORBIDDEN_OCTETS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\r\n[ \t]")
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:[ \t]*([^\r]*?)[ \t]*\r\n", re.IGNORECASE)
+# 18 digits stay below 2**63; `int()` alone would also accept "+5", "5_0" and other digits.
+DIGITS = re.compile(rb"[0-9]{1,18}")
+
+
+def check_request_octets(head: bytes) -> None:
+    """The rules that need the bytes as they were sent, because h11 mends or merges."""
+    found = FORBIDDEN_OCTETS.search(head)
+    if found:
+        raise HeadError(_name_octet(found.group()))
+    lengths = CONTENT_LENGTH.findall(head)
+    if len(lengths) > 1:
+        raise HeadError("Content-Length is repeated")
+    if lengths and not DIGITS.fullmatch(lengths[0]):
+        raise HeadError("Content-Length is not a plain number")
+
+
+def _name_octet(octets: bytes) -> str:
+    if octets == b"\n":
+        return "a line ends with a bare LF"
+    if octets == b"\r":
+        return "a bare CR stands in the head"
+    if octets.startswith(b"\r\n"):
+        return "a header line is folded"
+    return "a control character stands in the head"
+
+
+# ---- rules on a request as h11 read it -----------------------------------------------------------
+
+# `Host` names no credential and is replaced, but its syntax is part of the message (RFC 9112, 3.2).
+HOST = re.compile(rb"[0-9A-Za-z!$%&'()*+,\-.:;=\[\]_~]*")
+ABSOLUTE_FORM = re.compile(rb"https?://[^/?#@]+(?=[/?]|$)", re.IGNORECASE)
+METHODS_REFUSED = {
+    b"CONNECT": "CONNECT is not served",
+    # An upstream would echo the credential that the gateway put in.
+    b"TRACE": "TRACE is not served",
+}
+CREDENTIAL_FIELDS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"})
+SINGLE_FIELDS = CREDENTIAL_FIELDS | {
+    b"host",
+    b"content-length",
+    b"transfer-encoding",
+    b"expect",
+    b"x-user-id",
+    b"x-app-id",
+    b"origin",
+}
+# Fields that decide something here or upstream; the same name with an underscore is a disguise
+# that CGI-like servers cannot tell from the real one.
+DECISIVE_FIELDS = SINGLE_FIELDS | {b"connection", b"upgrade", b"te", b"trailer", b"keep-alive"}
+
+
+def _version(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    if version not in (b"1.0", b"1.1"):
+        raise HeadError("the HTTP version is neither 1.0 nor 1.1")
+
+
+def _method(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    if method in METHODS_REFUSED:
+        raise HeadError(METHODS_REFUSED[method])
+
+
+def _target(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    if b"#" in target:
+        raise HeadError("the request target has a fragment")
+    if target[:1] == b"/" or ABSOLUTE_FORM.match(target):
+        return
+    if target == b"*" and method == b"OPTIONS":
+        return
+    raise HeadError("the request target is neither a path nor an absolute URL")
+
+
+def _repeated(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    seen = set()
+    for name, _, _ in fields:
+        if name in SINGLE_FIELDS:
+            if name in seen:
+                raise HeadError(f"{name.decode()} is repeated")
+            seen.add(name)
+
+
+def _disguised(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    for name, _, _ in fields:
+        if b"_" in name and name.replace(b"_", b"-") in DECISIVE_FIELDS:
+            raise HeadError(f"{name.decode()} is spelt with an underscore")
+
+
+def _host(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    for name, _, value in fields:
+        if name == b"host" and not HOST.fullmatch(value):
+            raise HeadError("Host is malformed")
+
+
+def _transfer_encoding(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    names = {name for name, _, _ in fields}
+    if b"transfer-encoding" not in names:
+        return
+    if b"content-length" in names:
+        raise HeadError("both Content-Length and Transfer-Encoding")
+    if version == b"1.0":
+        raise HeadError("Transfer-Encoding in HTTP/1.0")
+
+
+RequestRule = Callable[[bytes, bytes, bytes, list[Field]], None]
+REQUEST_RULES: dict[str, RequestRule] = {
+    "version": _version,
+    "method": _method,
+    "target": _target,
+    "repeated": _repeated,
+    "disguised": _disguised,
+    "host": _host,
+    "transfer_encoding": _transfer_encoding,
+}
+
+
+def check_request_fields(method: bytes, target: bytes, version: bytes, fields: list[Field]) -> None:
+    """Raises `HeadError` where a rule of `REQUEST_RULES` refuses."""
+    for rule in REQUEST_RULES.values():
+        rule(method, target, version, fields)
+
+
+# ---- rules on an upstream's answer ---------------------------------------------------------------
+
+
+def _answer_version(status: int, version: bytes, fields: list[Field]) -> None:
+    if version not in (b"1.0", b"1.1"):
+        raise HeadError("the answer's HTTP version is neither 1.0 nor 1.1")
+
+
+def _answer_status(status: int, version: bytes, fields: list[Field]) -> None:
+    if not 100 <= status <= 599:
+        raise HeadError("the answer's status is out of range")
+
+
+def _answer_framing(status: int, version: bytes, fields: list[Field]) -> None:
+    names = {name for name, _, _ in fields}
+    if b"transfer-encoding" not in names:
+        return
+    if b"content-length" in names:
+        raise HeadError("the answer has both Content-Length and Transfer-Encoding")
+    if version == b"1.0":
+        raise HeadError("the answer has Transfer-Encoding in HTTP/1.0")
+
+
+def _answer_length(status: int, version: bytes, fields: list[Field]) -> None:
+    for name, _, value in fields:
+        if name == b"content-length" and not DIGITS.fullmatch(value):
+            raise HeadError("the answer's Content-Length is out of range")
+
+
+AnswerRule = Callable[[int, bytes, list[Field]], None]
+ANSWER_RULES: dict[str, AnswerRule] = {
+    "version": _answer_version,
+    "status": _answer_status,
+    "framing": _answer_framing,
+    "length": _answer_length,
+}
+
+
+def check_answer_fields(status: int, version: bytes, fields: list[Field]) -> None:
+    """Raises `HeadError` where a rule of `ANSWER_RULES` refuses."""
+    for rule in ANSWER_RULES.values():
+        rule(status, version, fields)
+
+
+def comma_list(fields: list[Field], name: bytes) -> frozenset[bytes]:
+    """The lower-case members of a list-valued field, over all its lines (RFC 9110, 5.6.1)."""
+    return frozenset(
+        member.strip(b" \t").lower()
+        for lower, _, value in fields
+        if lower == name
+        for member in value.split(b",")
+        if member.strip(b" \t")
+    )

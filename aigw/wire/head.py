@@ -1,0 +1,201 @@
+"""Heads: h11 behind two functions, and what the gateway keeps of its verdict.
+
+`read_request` takes one complete head, up to and with its blank line, and returns a `RequestHead`
+or raises `HeadError`.  `AnswerReader` takes an upstream's bytes as they come and returns an
+`AnswerHead` once it is complete.  Both pass every head through the gate (`gate.py`): h11 decides
+what the bytes say, the gate decides whether anybody else could read them differently.
+
+A head is kept as triples (lower-case name, name as sent, value), in order, so that it can be
+written again with its spelling.
+"""
+
+from __future__ import annotations
+
+import h11
+
+from aigw.wire.gate import (
+    HeadError,
+    check_answer_fields,
+    check_request_fields,
+    check_request_octets,
+    comma_list,
+)
+
+__all__ = ["AnswerHead", "AnswerReader", "Field", "HeadError", "RequestHead", "read_request"]
+
+Field = tuple[bytes, bytes, bytes]
+
+# An upstream may send some interim answers (103 Early Hints, 102 Processing) before the real one;
+# a flood of them is an attack.  Go's client allows 5, curl's limit is on their total size.
+MAX_INTERIM_ANSWERS = 16
+
+
+class RequestHead:
+    """What a request's head says.  `body_length` is -1 for a chunked body."""
+
+    __slots__ = (
+        "body_length",
+        "connection_options",
+        "expects_continue",
+        "fields",
+        "is_http_1_0",
+        "keep_alive",
+        "known",
+        "method",
+        "target",
+    )
+
+    def __init__(self, method: bytes, target: bytes, is_http_1_0: bool, fields: list[Field]):
+        self.method = method
+        self.target = target
+        self.is_http_1_0 = is_http_1_0
+        self.fields = fields
+        # The last value of each field; the gate has refused repetitions of those that matter.
+        self.known = {name: value for name, _, value in fields}
+        self.connection_options = comma_list(fields, b"connection")
+        self.keep_alive = _keep_alive(self.connection_options, is_http_1_0)
+        self.body_length = _body_length(self.known)
+        self.expects_continue = (
+            not is_http_1_0 and self.known.get(b"expect", b"").lower() == b"100-continue"
+        )
+
+    @property
+    def is_chunked(self) -> bool:
+        return self.body_length < 0
+
+    def values(self, name: bytes) -> list[bytes]:
+        """The values of every field of that lower-case name, in order."""
+        return [value for lower, _, value in self.fields if lower == name]
+
+
+class AnswerHead:
+    """What an upstream's answer head says.
+
+    `body_length` is -1 for a chunked body and None where the end of the connection ends it.
+    """
+
+    __slots__ = (
+        "body_length",
+        "connection_options",
+        "fields",
+        "keep_alive",
+        "known",
+        "reason",
+        "status",
+    )
+
+    def __init__(self, status: int, reason: bytes, is_http_1_0: bool, fields: list[Field]):
+        self.status = status
+        self.reason = reason
+        self.fields = fields
+        self.known = {name: value for name, _, value in fields}
+        self.connection_options = comma_list(fields, b"connection")
+        self.keep_alive = _keep_alive(self.connection_options, is_http_1_0)
+        framed = b"transfer-encoding" in self.known or b"content-length" in self.known
+        self.body_length = _body_length(self.known) if framed else None
+
+
+def _keep_alive(options: frozenset[bytes], is_http_1_0: bool) -> bool:
+    """RFC 9112, 9.3."""
+    if b"close" in options:
+        return False
+    return not is_http_1_0 or b"keep-alive" in options
+
+
+def _body_length(known: dict[bytes, bytes]) -> int:
+    """RFC 9112, 6.3, for a head in which the gate has found at most one kind of framing."""
+    if b"transfer-encoding" in known:
+        return -1
+    return int(known.get(b"content-length", b"0"))
+
+
+def _triples(headers: h11._headers.Headers) -> list[Field]:
+    return [
+        (lower, raw, value)
+        for (lower, value), (raw, _) in zip(headers, headers.raw_items(), strict=True)
+    ]
+
+
+def read_request(head: bytes) -> RequestHead:
+    """Read one complete request head, its blank line included.
+
+    Raises `HeadError` for whatever h11 or the gate refuses.
+    """
+    check_request_octets(head)
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
+    connection.receive_data(head)
+    try:
+        event = connection.next_event()
+    except h11.RemoteProtocolError as error:
+        raise HeadError(str(error)) from None
+    if type(event) is not h11.Request:
+        raise HeadError("incomplete request head")
+    fields = _triples(event.headers)
+    check_request_fields(event.method, event.target, event.http_version, fields)
+    return RequestHead(event.method, event.target, event.http_version == b"1.0", fields)
+
+
+class AnswerReader:
+    """Reads the head of one answer to `method`, over as many reads as it takes.
+
+    `feed` returns an `AnswerHead` and leaves what followed it in `rest`, or returns None where
+    more is needed.  Interim answers (1xx) are collected in `interim`; `interim_bytes` and the
+    head together never exceed `max_bytes`.
+    """
+
+    __slots__ = ("_connection", "_max_bytes", "_seen_bytes", "interim", "rest")
+
+    def __init__(self, method: bytes, max_bytes: int):
+        self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_bytes)
+        request = h11.Request(method=method, target=b"/", headers=[(b"Host", b"upstream")])
+        self._connection.send(request)
+        self._connection.send(h11.EndOfMessage())
+        self._max_bytes = max_bytes
+        self._seen_bytes = 0
+        self.interim: list[AnswerHead] = []
+        self.rest = b""
+
+    def feed(self, data: bytes) -> AnswerHead | None:
+        """Raises `HeadError` where the answer must not be passed on."""
+        self._connection.receive_data(data)
+        self._seen_bytes += len(data)
+        while True:
+            event = self._next_event()
+            if event is h11.NEED_DATA:
+                if self._seen_bytes > self._max_bytes:
+                    raise HeadError("the head exceeds limits.upstream_head_bytes")
+                return None
+            if type(event) is h11.InformationalResponse:
+                self._keep_interim(event)
+                continue
+            if type(event) is not h11.Response:
+                raise HeadError("no answer head")
+            fields = _triples(event.headers)
+            check_answer_fields(event.status_code, event.http_version, fields)
+            self._take_rest(data)
+            is_http_1_0 = event.http_version < b"1.1"
+            return AnswerHead(event.status_code, event.reason, is_http_1_0, fields)
+
+    def _next_event(self) -> object:
+        try:
+            return self._connection.next_event()
+        except h11.RemoteProtocolError as error:
+            raise HeadError(str(error)) from None
+
+    def _keep_interim(self, event: h11.InformationalResponse) -> None:
+        if event.status_code == 101:
+            raise HeadError("101 without an upgrade")
+        if len(self.interim) == MAX_INTERIM_ANSWERS:
+            raise HeadError("too many interim answers")
+        fields = _triples(event.headers)
+        check_answer_fields(event.status_code, event.http_version, fields)
+        self.interim.append(AnswerHead(event.status_code, event.reason, False, fields))
+
+    def _take_rest(self, data: bytes) -> None:
+        """What followed the head: bytes of `data` only, since each read is parsed at once."""
+        rest, _closed = self._connection.trailing_data
+        self.rest = bytes(rest)
+        if len(self.rest) > len(data):
+            raise HeadError("unparsed bytes before the head's end")
+        if self._seen_bytes - len(self.rest) > self._max_bytes:
+            raise HeadError("the head exceeds limits.upstream_head_bytes")
