@@ -1,8 +1,8 @@
 """Active health checks: the controller asks each member how it is, all workers read the answer.
 
-A check is `GET path`, whose status must be as expected, or with an empty path a mere connect (TCP,
-and TLS where the member speaks it).  It carries no credential: a provider that answers 401 is up,
-which is what the default expectation `<500` says.
+A check is `GET path` (behind the member's own path, as requests are), whose status must be as
+expected, or with an empty path a mere connect (TCP, and TLS where the member speaks it).  It carries
+no credential: a provider that answers 401 is up, which is what the default expectation `<500` says.
 
 `rise` and `fall` keep one lost packet from taking a member out.  A member begins healthy, or as its
 bit in shared memory says, so that a restarted controller forgets nothing that matters.  The bit is
@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import h11
 
+from aigw.config import status_range
+from aigw.policy.compiled import Health, Member, Policy
 from aigw.upstreams.connector import ConnectFailure, Connector, Origin, TLSSettings
 
 JITTER = 0.1  # of the interval, either way: checks of many gateways must not march in step
@@ -55,34 +56,27 @@ def judged(standing: Standing, ok: bool, rise: int, fall: int) -> Standing:
     return Standing(standing.up, streak)
 
 
-def expected(expect: str, status: int) -> bool:
-    """Whether a status is as `expect` says: `<500`, `200` or `200-299`.
-
-    Raises ValueError where `expect` is none of these.
-    """
-    match = re.fullmatch(r"<(?P<below>\d{3})|(?P<low>\d{3})(?:-(?P<high>\d{3}))?", expect)
-    if match is None:
-        raise ValueError(f"expect = {expect!r} is not like '<500', '200' or '200-299'")
-    if match["below"]:
-        return status < int(match["below"])
-    return int(match["low"]) <= status <= int(match["high"] or match["low"])
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """What is to be checked, and how; two that are equal are the same check."""
 
-    row: int  # the member's row in `memory.health`
     upstream: str
-    member: str
-    origin: Origin
-    tls: TLSSettings | None
-    path: str
-    expect: str
-    interval_s: float
-    timeout_s: float
-    rise: int
-    fall: int
+    member: Member
+    health: Health
+    tls: TLSSettings
+
+    @property
+    def row(self) -> int:
+        """The member's row in shared memory."""
+        return self.member.health_row
+
+
+def checks_of(policy: Policy) -> Iterator[Check]:
+    """The checks that a policy asks for."""
+    for upstream in policy.upstreams:
+        if upstream.health is not None:
+            tls = TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
+            for member in upstream.members:
+                yield Check(upstream.name, member, upstream.health, tls)
 
 
 class Bits(Protocol):
@@ -156,40 +150,42 @@ class HealthChecks:
 
     async def _run(self, watch: _Watch) -> None:
         check = watch.check
-        connector = Connector(check.origin, check.tls)
+        member = check.member
+        scheme: Literal["http", "https"] = "https" if member.scheme == "https" else "http"
+        connector = Connector(Origin(scheme, member.host, member.port), check.tls)
         while True:
             started_s = time.monotonic()
             fault = await _fault(check, connector)
             self._judge(watch, fault)
-            interval_s = check.interval_s * (1 - JITTER + 2 * JITTER * self._chance())
+            interval_s = check.health.interval_s * (1 - JITTER + 2 * JITTER * self._chance())
             await asyncio.sleep(max(0.0, started_s + interval_s - time.monotonic()))
 
     def _judge(self, watch: _Watch, fault: str | None) -> None:
         check, before = watch.check, watch.standing
-        watch.standing = judged(before, fault is None, check.rise, check.fall)
+        watch.standing = judged(before, fault is None, check.health.rise, check.health.fall)
         self._write(check, watch.standing)
         if before.up and not watch.standing.up:
-            log.warning("upstream %s: %s is out: %s", check.upstream, check.member, fault)
+            log.warning("upstream %s: %s is out: %s", check.upstream, check.member.label, fault)
         elif watch.standing.up and not before.up:
-            log.info("upstream %s: %s is healthy again", check.upstream, check.member)
+            log.info("upstream %s: %s is healthy again", check.upstream, check.member.label)
 
     def _write(self, check: Check, standing: Standing) -> None:
         # A check may last `timeout`: the bit must not grow old meanwhile.
-        interval_ns = int(max(check.interval_s, check.timeout_s) * 1e9)
+        interval_ns = int(max(check.health.interval_s, check.health.timeout_s) * 1e9)
         self._bits.set(check.row, standing.up, time.monotonic_ns(), interval_ns)
 
 
 def _member(check: Check) -> tuple[str, str]:
-    return check.upstream, check.member
+    return check.upstream, check.member.label
 
 
 async def _fault(check: Check, connector: Connector) -> str | None:
     """Make one check; None if the member is well, else what was wrong."""
     try:
-        async with asyncio.timeout(check.timeout_s):
-            return await _ask(check, connector) if check.path else await _touch(connector)
+        async with asyncio.timeout(check.health.timeout_s):
+            return await _ask(check, connector) if check.health.path else await _touch(connector)
     except TimeoutError:
-        return f"no answer within {check.timeout_s:g} s"
+        return f"no answer within {check.health.timeout_s:g} s"
     except ConnectFailure as failure:
         return f"{failure.reason}: {failure.detail}"
     except OSError as error:
@@ -217,28 +213,22 @@ async def _ask(check: Check, connector: Connector) -> str | None:
         status = await probe.status()
     finally:
         await probe.leave()
-    return None if expected(check.expect, status) else f"status {status}, not {check.expect}"
+    expect = check.health.expect
+    return None if status in status_range(expect) else f"status {status}, not {expect}"
 
 
 def _request(check: Check, connection: h11.Connection) -> bytes:
     request = h11.Request(
         method="GET",
-        target=check.path,
+        target=check.member.base_path + check.health.path.encode(),
         headers=[
-            ("Host", authority(check.origin)),
+            ("Host", check.member.host_field),
             ("User-Agent", "aigw-health"),
             ("Accept", "*/*"),
             ("Connection", "close"),
         ],
     )
     return connection.send(request) or b""
-
-
-def authority(origin: Origin) -> str:
-    """The Host of an origin: the port only where it is not the scheme's own (RFC 9110, 7.2)."""
-    host = f"[{origin.host}]" if ":" in origin.host else origin.host
-    usual = {"http": 80, "https": 443}[origin.scheme]
-    return host if origin.port == usual else f"{host}:{origin.port}"
 
 
 class _Probe(asyncio.Protocol):

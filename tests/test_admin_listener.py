@@ -1,0 +1,378 @@
+"""The admin listener over real sockets, with a control of the test's own behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+from collections.abc import Awaitable, Callable
+
+import h11
+import pytest
+import uvloop
+
+from aigw.admin import listener
+from aigw.admin.listener import Access, AdminListener, Answer, Question, Reloaded, refusal
+
+LOCAL = b"Host: 127.0.0.1:8081\r\n"
+Ask = Callable[[bytes], Awaitable[bytes]]
+
+
+class Desk:
+    """A control that notes what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.token_digest = b""
+        self.why: str | None = None
+        self.done = Reloaded(version=2, acknowledged=(0, 1))
+        self.calls: list[str] = []
+
+    def access(self) -> Access:
+        return Access("admin.example", self.token_digest)
+
+    def metrics(self) -> bytes:
+        return b"aigw_connections 0.0\n"
+
+    def unready(self) -> str | None:
+        return self.why
+
+    def upstreams(self) -> object:
+        return {"upstreams": []}
+
+    async def reload(self) -> Reloaded:
+        self.calls.append("reload")
+        return self.done
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+
+def served(desk: Desk, talk: Callable[[Ask], Awaitable[None]]) -> None:
+    """Run `talk`, whose `ask` sends bytes on a new connection and returns all that comes back."""
+
+    async def main() -> None:
+        sock = socket.create_server(("127.0.0.1", 0))
+        place = sock.getsockname()
+        admin = AdminListener(desk)
+        await admin.start(sock)
+
+        async def ask(sent: bytes) -> bytes:
+            reader, writer = await asyncio.open_connection(*place)
+            try:
+                writer.write(sent)
+                return await asyncio.wait_for(reader.read(), 15)
+            finally:
+                writer.close()
+                await writer.wait_closed()
+
+        try:
+            await talk(ask)
+        finally:
+            await admin.close()
+            sock.close()
+
+    uvloop.run(main())
+
+
+def answers(desk: Desk, *requests: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+    """The answers to requests, each on a connection of its own: status, headers, body."""
+    found: list[tuple[int, dict[str, str], bytes]] = []
+
+    async def talk(ask: Ask) -> None:
+        found.extend([parsed(await ask(request), request) for request in requests])
+
+    served(desk, talk)
+    return found
+
+
+def parsed(raw: bytes, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    client = h11.Connection(h11.CLIENT)
+    method = "HEAD" if request.startswith(b"HEAD") else "GET"
+    client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+    client.send(h11.EndOfMessage())
+    client.receive_data(raw)
+    client.receive_data(b"")
+    status, headers, body = 0, {}, b""
+    while not isinstance(event := client.next_event(), h11.EndOfMessage):
+        if isinstance(event, h11.Response):
+            status = event.status_code
+            headers = {name.decode(): value.decode() for name, value in event.headers}
+        elif isinstance(event, h11.Data):
+            body += event.data
+    return status, headers, body
+
+
+def get(path: str, head: bytes = LOCAL, method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\n".encode() + head + b"Connection: close\r\n\r\n"
+
+
+def test_each_endpoint_answers() -> None:
+    desk = Desk()
+    metrics, live, ready, upstreams, head = answers(
+        desk,
+        get("/metrics"),
+        get("/health/live"),
+        get("/health/ready"),
+        get("/upstreams?pretty"),
+        get("/metrics", method="HEAD"),
+    )
+    assert metrics[0] == 200
+    assert metrics[2] == b"aigw_connections 0.0\n"
+    assert metrics[1]["content-type"].startswith("text/plain; version=0.0.4")
+    assert (live[0], live[2]) == (200, b"ok\n")
+    assert (ready[0], ready[2]) == (200, b"ok\n")
+    assert json.loads(upstreams[2]) == {"upstreams": []}
+    assert (head[0], head[1]["content-length"], head[2]) == (200, "21", b"")
+    assert desk.calls == []
+
+
+def test_not_ready_says_why() -> None:
+    desk = Desk()
+    desk.why = "draining"
+    ((status, _, body),) = answers(desk, get("/health/ready"))
+    assert (status, body) == (503, b"draining\n")
+
+
+def test_reload_and_stop() -> None:
+    desk = Desk()
+    reload, stop = answers(desk, get("/reload", method="POST"), get("/stop", method="POST"))
+    assert reload[0] == 200
+    assert json.loads(reload[2]) == {"version": 2, "acknowledged": [0, 1], "late": []}
+    assert stop[0] == 202
+    assert desk.calls == ["reload", "stop"]
+
+
+def test_a_refused_reload_says_what_is_wrong() -> None:
+    desk = Desk()
+    desk.done = Reloaded(version=1, problems=("gateway.toml:3: listen.adress: unknown", "more"))
+    ((status, _, body),) = answers(desk, get("/reload", method="POST"))
+    told = json.loads(body)
+    assert status == 400
+    assert told["error"]["code"] == "invalid_configuration"
+    assert "listen.adress" in told["error"]["message"]
+    assert told["problems"] == list(desk.done.problems)
+
+
+def test_a_control_that_fails_is_an_error_and_not_an_end(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    desk = Desk()
+    desk.metrics = lambda: bytes(1 // 0)  # type: ignore[method-assign]
+    failed, live = answers(desk, get("/metrics"), get("/health/live"))
+    assert json.loads(failed[2])["error"]["code"] == "internal_error"
+    assert (failed[0], live[0]) == (500, 200)
+    assert "/metrics failed" in caplog.text
+
+
+DIGEST = hashlib.sha256(b"s3cret").digest()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/metrics", {"host": "127.0.0.1:8081"}, 401),
+        ("GET", "/metrics", {"host": "127.0.0.1", "authorization": "Bearer s3cret"}, None),
+        ("GET", "/metrics", {"host": "127.0.0.1", "authorization": "bearer  s3cret "}, None),
+        ("GET", "/metrics", {"host": "127.0.0.1", "authorization": "Bearer s3cre"}, 401),
+        ("GET", "/metrics", {"host": "127.0.0.1", "authorization": "Basic s3cret"}, 401),
+        ("GET", "/metrics", {"host": "127.0.0.1", "authorization": "Bearer s3cret\xe9"}, 401),
+        ("POST", "/stop", {"host": "127.0.0.1"}, 401),
+        ("GET", "/nowhere", {"host": "127.0.0.1"}, 401),
+        ("GET", "/health/live", {"host": "evil.example"}, None),
+        ("GET", "/health/ready", {}, None),
+        ("POST", "/health/live", {}, 405),
+    ],
+)
+def test_who_has_no_token_sees_health_only(
+    method: str, path: str, headers: dict[str, str], status: int | None
+) -> None:
+    assert status_of(method, path, headers, Access("", DIGEST)) == status
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1", True),
+        ("10.1.2.3:8081", True),
+        ("[::1]:8081", True),
+        ("[::1]", True),
+        ("localhost:8081", True),
+        ("LOCALHOST", True),
+        ("admin.example:8081", True),
+        ("Admin.Example", True),
+        ("evil.example", False),
+        ("evil.example:8081", False),
+        ("127.0.0.1.evil.example", False),
+        ("127.0.0.1@evil.example", False),
+        ("[::1].evil.example", False),
+        ("::1", False),
+        ("[localhost", False),
+        ("", False),
+        (":8081", False),
+    ],
+)
+def test_a_name_rebound_by_a_web_page_is_refused(host: str, allowed: bool) -> None:
+    status = status_of("GET", "/metrics", {"host": host}, Access("admin.example", b""))
+    assert status == (None if allowed else 403)
+
+
+def test_an_empty_configured_host_allows_no_empty_host() -> None:
+    assert status_of("GET", "/metrics", {"host": ""}, Access("", b"")) == 403
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://127.0.0.1:8081", None),
+        ("https://127.0.0.1:8081", None),
+        ("http://127.0.0.1", 403),
+        ("https://evil.example", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_a_post_from_another_origin_is_refused(origin: str, status: int | None) -> None:
+    headers = {"host": "127.0.0.1:8081", "origin": origin}
+    assert status_of("POST", "/reload", headers, Access("", b"")) == status
+    assert status_of("GET", "/metrics", headers, Access("", b"")) is None
+
+
+def test_every_origin_counts() -> None:
+    headers = [(b"host", b"localhost"), (b"origin", b"http://localhost"), (b"origin", b"null")]
+    refused = refusal(Question("POST", "/stop", headers), Access("", b""))
+    assert refused is not None
+    assert refused.status == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("GET", "/", 404, None),
+        ("GET", "/metrics/", 404, None),
+        ("POST", "/metrics", 405, "GET, HEAD"),
+        ("GET", "/reload", 405, "POST"),
+        ("HEAD", "/stop", 405, "POST"),
+        ("DELETE", "/upstreams", 405, "GET, HEAD"),
+    ],
+)
+def test_what_does_not_exist(method: str, path: str, status: int, allow: str | None) -> None:
+    refused = refusal(Question(method, path, [(b"host", b"localhost")]), Access("", b""))
+    assert refused is not None
+    assert refused.status == status
+    assert dict(refused.headers).get("Allow") == allow
+
+
+def status_of(method: str, path: str, headers: dict[str, str], access: Access) -> int | None:
+    fields = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    refused = refusal(Question(method, path, fields), access)
+    return None if refused is None else refused.status
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil\r\n\r\n", 400),
+        (b"GET /metrics\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000, 431),
+        (b"POST /stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n", 400),
+        (
+            b"POST /stop HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999\r\n\r\n"
+            + b"a" * 99_999,
+            413,
+        ),
+        (b"GET /metrics HTTP/1.0\r\n\r\n", 403),
+        (b"GET http://localhost/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    ],
+)
+def test_bad_http_is_answered_and_closed(sent: bytes, status: int) -> None:
+    desk = Desk()
+    closing = sent.replace(
+        b"Host: localhost\r\n\r\n", b"Host: localhost\r\nConnection: close\r\n\r\n"
+    )
+    ((answered, headers, body),) = answers(desk, closing)
+    assert answered == status
+    assert "code" in json.loads(body)["error"]
+    assert desk.calls == []
+    assert "close" in headers.get("connection", "").lower()
+
+
+def test_requests_follow_each_other_on_one_connection() -> None:
+    desk = Desk()
+    several = (
+        b"GET /health/live HTTP/1.1\r\n" + LOCAL + b"\r\n"
+        b"POST /reload HTTP/1.1\r\n" + LOCAL + b"Content-Length: 3\r\n\r\nabc" + get("/health/live")
+    )
+
+    async def talk(ask: Ask) -> None:
+        raw = await ask(several)
+        assert raw.count(b"HTTP/1.1 200") == 3
+
+    served(desk, talk)
+    assert desk.calls == ["reload"]
+
+
+def test_a_request_that_dawdles_is_told_and_an_idle_connection_just_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "PATIENCE_S", 0.05)
+
+    async def talk(ask: Ask) -> None:
+        assert (await ask(b"GET /metr")).startswith(b"HTTP/1.1 408")
+        assert await ask(b"") == b""
+        half = b"POST /stop HTTP/1.1\r\n" + LOCAL + b"Content-Length: 9\r\n\r\n"
+        assert (await ask(half)).startswith(b"HTTP/1.1 408")
+
+    desk = Desk()
+    served(desk, talk)
+    assert desk.calls == []
+
+
+def test_too_many_connections_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "CONNECTIONS", 2)
+    monkeypatch.setattr(listener, "PATIENCE_S", 2.0)
+
+    async def talk(ask: Ask) -> None:
+        first = asyncio.ensure_future(ask(b"GET /metr"))
+        second = asyncio.ensure_future(ask(b"GET /metr"))
+        tries = 0
+        while b"overloaded" not in await ask(get("/health/live")):
+            tries += 1
+            assert tries < 100
+        assert not first.done()
+        first.cancel()
+        second.cancel()
+        await asyncio.gather(first, second, return_exceptions=True)
+        while b"overloaded" in await ask(get("/health/live")):
+            tries += 1
+            assert tries < 100
+
+    served(Desk(), talk)
+
+
+def test_a_big_answer_arrives_whole() -> None:
+    desk = Desk()
+    big = b"x" * 8_000_000
+    desk.metrics = lambda: big  # type: ignore[method-assign]
+    ((status, _, body),) = answers(desk, get("/metrics"))
+    assert (status, body) == (200, big)
+
+
+def test_an_expecting_client_is_told_to_continue() -> None:
+    desk = Desk()
+    head = b"Expect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\n"
+
+    async def talk(ask: Ask) -> None:
+        raw = await ask(b"POST /reload HTTP/1.1\r\n" + LOCAL + head + b"{}")
+        assert b"HTTP/1.1 200" in raw
+
+    served(desk, talk)
+    assert desk.calls == ["reload"]
+
+
+def test_answers_are_not_cached() -> None:
+    ((_, headers, _),) = answers(Desk(), get("/upstreams"))
+    assert headers["cache-control"] == "no-store"
+    assert isinstance(listener.error(404, "a", "b"), Answer)
