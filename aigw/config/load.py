@@ -1,0 +1,116 @@
+"""gateway.toml, and the keys file that it may name, into `Settings`.
+
+The only place of the room that opens configuration files.  Everything that is wrong in them is
+raised at once, as one `ConfigError`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from aigw.config import grammar
+from aigw.config.checks import check
+from aigw.config.problems import At, ConfigError, Document, OptionError, Problem, Reading
+from aigw.config.readers import read_table
+from aigw.config.schema import MOST_WORKERS, KeySettings, KeysFile, Settings
+from aigw.errors import StartError
+
+MAX_FILE_BYTES = 64 * 1024 * 1024  # 300,000 keys; /dev/zero is not a configuration
+
+_PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Read, check and resolve a configuration; raises `ConfigError` with every fault in it."""
+    reading = Reading(environ)
+    raw, document = _parse(path)
+    at = At(reading, document)
+    settings = read_table(Settings, raw, at)
+    keys = list(settings.keys)
+    keys_at = [at.child("keys", index) for index in range(len(keys))]
+    if settings.keys_file:
+        more, more_at = _read_keys_file(Path(settings.keys_file), at)
+        keys += more
+        keys_at += more_at
+    settings = msgspec.structs.replace(settings, keys=tuple(keys), source=str(path))
+    check(settings, at, keys_at)
+    reading.finish()
+    return settings
+
+
+def _read_keys_file(path: Path, at: At) -> tuple[tuple[KeySettings, ...], list[At]]:
+    try:
+        raw, document = _parse(path)
+    except ConfigError as error:
+        problem = error.problems[0]
+        if problem.line is None:
+            at.child("keys_file").report(problem.message)
+            return (), []
+        raise
+    keys_at = At(at.reading, document)
+    keys = read_table(KeysFile, raw, keys_at).keys
+    return keys, [keys_at.child("keys", index) for index in range(len(keys))]
+
+
+def _parse(path: Path) -> tuple[dict[str, object], Document]:
+    """The TOML of a file; raises `ConfigError` when it can't be read or is none."""
+    content = _read(path)
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(str(path), line, "", "is not UTF-8 text")]) from None
+    try:
+        raw = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([_syntax_problem(path, text, error)]) from None
+    return raw, Document(str(path), path.parent, text)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ConfigError([Problem(str(path), None, "", f"can't be read: {why}")]) from None
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError([Problem(str(path), None, "", "is too large")])
+    return content
+
+
+def _syntax_problem(path: Path, text: str, error: Exception) -> Problem:
+    """What tomllib says, with the place that it puts at the end of its text."""
+    if isinstance(error, RecursionError):
+        return Problem(str(path), None, "", "is not valid TOML: nested too deeply")
+    said = str(error)
+    place = _PLACE.search(said)
+    what = said[: place.start()] if place else said
+    what = f"is not valid TOML: {what[:1].lower()}{what[1:]}"
+    if place is None:
+        return Problem(str(path), None, "", what)
+    if place[1] is None:
+        return Problem(str(path), text.rstrip().count("\n") + 1, "", f"{what}, at the end")
+    return Problem(str(path), int(place[1]), "", f"{what}, column {place[2]}")
+
+
+def override(settings: Settings, address: str | None, workers: int | None) -> Settings:
+    """The settings with what the command line says instead; raises `StartError`."""
+    listen = settings.listen
+    if address is not None:
+        try:
+            listen = msgspec.structs.replace(listen, address=(grammar.address(address),))
+        except OptionError as wrong:
+            raise StartError(f"--address {address}: {wrong}") from None
+        if listen.admin == listen.address[0] and not listen.admin.endswith(":0"):
+            raise StartError(f"--address {address}: is already the address of the admin listener")
+    if workers is not None:
+        if not 1 <= workers <= MOST_WORKERS:
+            raise StartError(f"--workers {workers}: must be from 1 to {MOST_WORKERS}")
+        listen = msgspec.structs.replace(listen, workers=workers)
+    return msgspec.structs.replace(settings, listen=listen)
