@@ -1,0 +1,198 @@
+"""The token bucket that all workers share without a lock, without compare-and-swap.
+
+With rate r, burst b, start level s and time t since the row's epoch; worker i alone writes
+
+    c_i = requests that it has admitted, ever
+    w_i = the largest overflow that it has seen
+
+and everybody computes, from `C = sum(c)`, `W = max(w)` and `lack = b - s`,
+
+    x     = r*t - lack - C        what would be above the brim if nothing ever ran over
+    W     = max(W, x)             what did run over, ever (the Skorokhod reflection)
+    level = b + (x - W)           admit if it is at least 1, then write w_i = W, then c_i += 1
+
+Sums and maxima only grow, so no update is ever lost, and a neighbour's words read a moment too
+early are a moment's error that the next reading repairs.  In any window at most (workers - 1)
+requests are admitted beyond burst + rate * window.  What must stay true:
+
+ - the time is read before the words, so that a late reader sees less refill, not more;
+ - all c are read before all w, and w_i is written before c_i.  A neighbour's c_i without its w_i
+   would be a request paid from an overflow that still counts as level;
+ - one word is one load or store (aligned, native format), and stores become visible in the order
+   of the program, as on x86-64.  On ARM promise twice the bound until it is tested there.
+
+`b + (x - W)`, not `(b + x) - W`: a full bucket is then exactly b, however large x has grown.
+Times are CLOCK_MONOTONIC in seconds.  Doubles do: at 1e5 requests/s and three years of uptime a
+token is still resolved to 1/500.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from struct import Struct
+
+import msgspec
+
+from aigw.memory.layout import BUCKET_HEAD_WORDS, WORD_BYTES
+from aigw.memory.mapping import Memory
+from aigw.memory.words import Control
+
+# The words at the head of a row.  A rate of 0: the row was never finished by its compiler.
+_RATE, _BURST, _EPOCH, _LACK = 0, 1, 2, 3
+
+
+class Bucket(msgspec.Struct, frozen=True, gc=False):
+    """One limit: the row of its words, its rate and its capacity (at least 1)."""
+
+    row: int
+    rate_per_s: float
+    burst: float
+
+
+def allot_bucket(
+    memory: Memory, identity: str, rate_per_s: float, burst: float, now_s: float
+) -> Bucket:
+    """The bucket of this identity: the present one if rate and burst are the same, else a new one.
+
+    A new one starts full, or, where it replaces others of the same identity, at the lowest of
+    their levels if that is less.  Changing the rate in place would count it from the epoch on: a
+    key whose limit was lowered would be locked out for its uptime.  The old row stays as it is for
+    workers that have not switched yet, which is why a reload may admit one old burst too many.
+    Only the compiler may call it.  RowsExhausted, ValueError.
+    """
+    if not (rate_per_s > 0 and burst >= 1 and math.isfinite(rate_per_s + burst)):
+        raise ValueError(f"no bucket has rate {rate_per_s}/s and burst {burst}")
+    level = burst
+    for row in memory.rows.find("bucket", identity):
+        head = _head(memory, row)
+        old = Bucket(row, memory.floats[head + _RATE], memory.floats[head + _BURST])
+        if (old.rate_per_s, old.burst) == (rate_per_s, burst):
+            return old
+        if old.rate_per_s:
+            level = min(level, plain_level(memory, old, now_s))
+    row = memory.rows.allot_another("bucket", identity)
+    head = _head(memory, row)
+    memory.floats[head + _BURST] = burst
+    memory.floats[head + _EPOCH] = now_s
+    memory.floats[head + _LACK] = burst - level
+    memory.floats[head + _RATE] = rate_per_s
+    return Bucket(row, rate_per_s, burst)
+
+
+def plain_level(memory: Memory, bucket: Bucket, now_s: float) -> float:
+    """The level, computed as the formula stands, from the words of all indexes."""
+    head = _head(memory, bucket.row)
+    first_c = head + BUCKET_HEAD_WORDS
+    first_w = first_c + memory.indexes
+    admitted = sum(memory.words[first_c:first_w].tolist())
+    overflow = max(memory.floats[first_w : first_w + memory.indexes].tolist())
+    elapsed_s = now_s - memory.floats[head + _EPOCH]
+    x = elapsed_s * bucket.rate_per_s - memory.floats[head + _LACK] - admitted
+    return bucket.burst + (x - max(overflow, x))
+
+
+class BucketTable:
+    """The buckets, as worker `index` uses them.
+
+    Reading is the price of an admission, so a row is read by one `unpack` in the order of its
+    words (all c, then all w), only as many columns as workers were ever in use, and summed up
+    without slices where these are few.  Unused columns are 0 and change nothing.
+    """
+
+    def __init__(self, memory: Memory, index: int) -> None:
+        layout = memory.layout
+        self._mapping = memory.mapping
+        self._words = memory.words
+        self._floats = memory.floats
+        self._indexes = memory.indexes
+        self._used_word = layout.control + Control.used.offset
+        self._row_words = layout.bucket_words
+        self._row_bytes = layout.bucket_words * WORD_BYTES
+        # In row 0: where reading begins, and this worker's own c and w.
+        self._start_byte = (layout.buckets + _EPOCH) * WORD_BYTES
+        self._own_c = layout.buckets + BUCKET_HEAD_WORDS + index
+        self._own_w = self._own_c + memory.indexes
+        self._columns = 0
+        self._widen()
+
+    def level(self, bucket: Bucket, now_s: float) -> float:
+        """Tokens in the bucket, at most its burst; below 0 after an overshoot."""
+        x, overflow = self._reading(bucket, now_s)
+        return bucket.burst + (x - overflow)
+
+    def admit(self, buckets: Sequence[Bucket], now_s: float) -> Bucket | None:
+        """Take one token from each bucket, or none at all.
+
+        None: admitted.  Else the bucket that refuses, of several the one with the longest wait.
+        `now_s` was read before the call; no bucket may stand twice in `buckets`.
+        """
+        refusing = None
+        taken = []
+        for bucket in buckets:
+            x, overflow = self._reading(bucket, now_s)
+            if bucket.burst + (x - overflow) < 1.0:
+                refusing = self._slower(refusing, bucket, now_s)
+            taken.append((bucket.row * self._row_words, overflow))
+        if refusing is None:
+            for row_start, overflow in taken:
+                self._floats[self._own_w + row_start] = overflow
+                self._words[self._own_c + row_start] += 1
+        return refusing
+
+    def wait_s(self, bucket: Bucket, now_s: float) -> float:
+        """How long until the bucket admits a request if nobody else takes from it; 0.0: now.
+
+        Honest to the last bit: what is rounded off is added until the formula itself says yes.
+        """
+        missing = 1.0 - self.level(bucket, now_s)
+        if missing <= 0.0:
+            return 0.0
+        wait_s = missing / bucket.rate_per_s
+        step_s = math.ulp(now_s + wait_s)
+        while self.level(bucket, now_s + wait_s) < 1.0:
+            wait_s += step_s
+            step_s *= 2.0
+        return wait_s
+
+    def _slower(self, one: Bucket | None, other: Bucket, now_s: float) -> Bucket:
+        if one is None or self.wait_s(one, now_s) < self.wait_s(other, now_s):
+            return other
+        return one
+
+    def _reading(self, bucket: Bucket, now_s: float) -> tuple[float, float]:
+        """x and W of the formula."""
+        if self._words[self._used_word] > self._columns:
+            self._widen()
+        row = self._unpack(self._mapping, self._start_byte + bucket.row * self._row_bytes)
+        columns = self._columns
+        if columns == 2:
+            epoch_s, lack, c0, c1, overflow, w1 = row
+            x = (now_s - epoch_s) * bucket.rate_per_s - lack - (c0 + c1)
+            if w1 > overflow:
+                overflow = w1
+        elif columns == 4:
+            epoch_s, lack, c0, c1, c2, c3, overflow, w1, w2, w3 = row
+            x = (now_s - epoch_s) * bucket.rate_per_s - lack - (c0 + c1 + c2 + c3)
+            if w1 > overflow:
+                overflow = w1
+            if w2 > overflow:
+                overflow = w2
+            if w3 > overflow:
+                overflow = w3
+        else:
+            end = 2 + columns
+            x = (now_s - row[0]) * bucket.rate_per_s - row[1] - sum(row[2:end])
+            overflow = max(row[end:])
+        return x, (x if x > overflow else overflow)
+
+    def _widen(self) -> None:
+        """Read as many columns as there are workers: 2, 4, or exactly so many."""
+        used = self._words[self._used_word]
+        self._columns = 2 if used <= 2 else 4 if used <= 4 else used
+        skipped = (self._indexes - self._columns) * WORD_BYTES
+        self._unpack = Struct(f"@2d{self._columns}q{skipped}x{self._columns}d").unpack_from
+
+
+def _head(memory: Memory, row: int) -> int:
+    return memory.layout.buckets + row * memory.layout.bucket_words
