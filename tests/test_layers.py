@@ -11,7 +11,8 @@ PACKAGE = Path(__file__).parent.parent / "aigw"
 
 # Top to bottom. Rooms on one line may not import each other.
 FLOORS: list[set[str]] = [
-    {"errors", "config", "sockets"},
+    {"errors"},
+    {"config", "sockets"},
     {"memory"},
     {"wire"},
     {"dialects"},
