@@ -49,6 +49,10 @@ MOST_IN_ROW = 1000  # checks before a member changes state
 MOST_PARALLEL = 1_000_000_000
 
 
+def _address_or_off(value: str) -> str:
+    return grammar.address(value) if value else value
+
+
 def _expect(value: str) -> str:
     status_range(value)
     return value
@@ -69,7 +73,7 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Option(
             "admin",
-            text(lambda value: grammar.address(value) if value else value),
+            text(_address_or_off),
             'metrics, health, upstreams, reload and stop; "" switches it off',
         ),
     ] = "127.0.0.1:8081"
