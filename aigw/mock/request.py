@@ -86,7 +86,7 @@ class RequestReader:
         """The next complete request, if there is one."""
         if self._request is None:
             request = self._next_head()
-            if request is None or self._request is None:
+            if self._request is None:
                 return request
         if self._missing < 0:
             return self._finish_chunked()
@@ -98,6 +98,11 @@ class RequestReader:
         self._body += self._buffer[: self._missing]
         self._buffer = self._buffer[self._missing :]
         return self._finish()
+
+    @property
+    def empty(self) -> bool:
+        """Whether the next byte is the first one of a request."""
+        return not self._buffer and self._request is None
 
     @property
     def wants_continue(self) -> bool:
