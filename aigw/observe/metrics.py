@@ -13,9 +13,10 @@ the configuration or words from a table, never what a client sent, so their numb
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
-from typing import Literal, NamedTuple, Protocol
+from operator import add
+from typing import Literal, NamedTuple
 
 import msgspec
 from prometheus_client import CollectorRegistry, generate_latest
@@ -27,6 +28,8 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
+
+from aigw.memory import CounterRegion, Memory
 
 PREFIX = "aigw_"
 GAUGE = "gauge:"  # keys that begin so are zeroed when their process has died
@@ -57,12 +60,16 @@ Labels = tuple[str, ...]
 
 
 class Row(NamedTuple):
-    """One metric; `name` without the prefix, `labels` in the order in which they are given."""
+    """One metric; `name` without the prefix, `labels` in the order in which they are given.
+
+    `merge` makes one value of those of two processes.
+    """
 
     name: str
     kind: Kind
     help: str
     labels: Labels = ()
+    merge: Callable[[int, int], int] = add
 
 
 EXCHANGE_LABELS = ("route", "upstream", "code")
@@ -108,6 +115,7 @@ METRICS: tuple[Row, ...] = (
         "gauge",
         "Whether a member may be chosen: 0 healthy, 1 half-open, 2 out.",
         ("upstream", "member"),
+        max,
     ),
     Row(
         "upstream_connections",
@@ -127,15 +135,6 @@ METRICS: tuple[Row, ...] = (
 ROWS: Mapping[str, Row] = {row.name: row for row in METRICS}
 
 
-class Region(Protocol):
-    """The words of one process: `aigw.memory.CounterRegion`."""
-
-    @property
-    def words(self) -> memoryview[int]: ...
-    def allot(self, key: str, words: int = 1) -> int: ...
-    def items(self) -> Iterable[tuple[str, list[int]]]: ...
-
-
 def key_of(name: str, *labels: str) -> str:
     """The key of a metric's words in a region; names may hold any character, hence JSON."""
     key = msgspec.json.encode((name, *labels)).decode()
@@ -153,7 +152,7 @@ class WorkerMetrics:
 
     __slots__ = ("_exchanges", "_indexes", "_overhead", "_region", "words")
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: CounterRegion) -> None:
         self._region = region
         self.words = region.words
         self._indexes: dict[tuple[str, ...], int] = {}
@@ -201,19 +200,33 @@ class WorkerMetrics:
         self.words[base + OVERHEAD_SUM] += int(seconds * 1e6)
 
 
-class Totals:
-    """The words of all regions added up, by metric and labels."""
+class Regions:
+    """The regions of all processes, for reading."""
 
-    def __init__(self, regions: Iterable[Region]) -> None:
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._controller = CounterRegion(memory, memory.indexes)
+        self._workers: list[CounterRegion] = []
+
+    def totals(self) -> Totals:
+        """What all processes have counted until now."""
+        for index in range(len(self._workers), self._memory.used):
+            self._workers.append(CounterRegion(self._memory, index))
+        return Totals([*self._workers, self._controller])
+
+
+class Totals:
+    """The words of all regions merged, by metric and labels."""
+
+    def __init__(self, regions: Iterable[CounterRegion]) -> None:
         self.words: dict[str, dict[Labels, list[int]]] = {}
         for region in regions:
             for key, words in region.items():
                 name, labels = parse_key(key)
                 series = self.words.setdefault(name, {})
                 known = series.get(labels)
-                series[labels] = (
-                    words if known is None else [a + b for a, b in zip(known, words, strict=True)]
-                )
+                merge = ROWS[name].merge if name in ROWS else add
+                series[labels] = words if known is None else list(map(merge, known, words))
 
     def of(self, name: str) -> dict[Labels, list[int]]:
         """The words of each series of a metric."""

@@ -17,11 +17,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import h11
 
 from aigw.config import status_range
+from aigw.memory.health import HealthTable
 from aigw.policy.compiled import Health, Member, Policy
 from aigw.upstreams.connector import ConnectFailure, Connector, Origin, TLSSettings
 
@@ -79,13 +80,6 @@ def checks_of(policy: Policy) -> Iterator[Check]:
                 yield Check(upstream.name, member, upstream.health, tls)
 
 
-class Bits(Protocol):
-    """The health bits in shared memory: `aigw.memory`."""
-
-    def set(self, row: int, up: bool, now_ns: int, interval_ns: int) -> None: ...
-    def is_out(self, row: int, now_ns: int) -> bool: ...
-
-
 @dataclass(slots=True)
 class _Watch:
     """One check that is being made, time and again, by its task."""
@@ -98,7 +92,7 @@ class _Watch:
 class HealthChecks:
     """The checks of all members; `chance` gives a number in [0, 1)."""
 
-    def __init__(self, bits: Bits, chance: Callable[[], float]) -> None:
+    def __init__(self, bits: HealthTable, chance: Callable[[], float]) -> None:
         self._bits = bits
         self._chance = chance
         self._watches: dict[int, _Watch] = {}
@@ -183,7 +177,10 @@ async def _fault(check: Check, connector: Connector) -> str | None:
     """Make one check; None if the member is well, else what was wrong."""
     try:
         async with asyncio.timeout(check.health.timeout_s):
-            return await _ask(check, connector) if check.health.path else await _touch(connector)
+            if check.health.path:
+                return await _ask(check, connector)
+            await _touch(connector)
+            return None
     except TimeoutError:
         return f"no answer within {check.health.timeout_s:g} s"
     except ConnectFailure as failure:
@@ -222,10 +219,10 @@ def _request(check: Check, connection: h11.Connection) -> bytes:
         method="GET",
         target=check.member.base_path + check.health.path.encode(),
         headers=[
-            ("Host", check.member.host_field),
-            ("User-Agent", "aigw-health"),
-            ("Accept", "*/*"),
-            ("Connection", "close"),
+            (b"Host", check.member.host_field),
+            (b"User-Agent", b"aigw-health"),
+            (b"Accept", b"*/*"),
+            (b"Connection", b"close"),
         ],
     )
     return connection.send(request) or b""
