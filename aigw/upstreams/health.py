@@ -1,7 +1,7 @@
 """Active health checks: the controller asks each member how it is, all workers read the answer.
 
 A check is `GET path` (behind the member's own path, as requests are), whose status must be as
-expected, or with an empty path a mere connect (TCP, and TLS where the member speaks it).  It carries
+expected, or with an empty path a mere connect (TCP, and TLS where the member speaks it).  It sends
 no credential: a provider that answers 401 is up, which is what the default expectation `<500` says.
 
 `rise` and `fall` keep one lost packet from taking a member out.  A member begins healthy, or as its
@@ -23,7 +23,7 @@ import h11
 
 from aigw.config import status_range
 from aigw.memory.health import HealthTable
-from aigw.policy.compiled import Health, Member, Policy
+from aigw.policy.compiled import Health, Member, Policy, UpstreamPolicy
 from aigw.upstreams.connector import ConnectFailure, Connector, Origin, TLSSettings
 
 JITTER = 0.1  # of the interval, either way: checks of many gateways must not march in step
@@ -75,9 +75,13 @@ def checks_of(policy: Policy) -> Iterator[Check]:
     """The checks that a policy asks for."""
     for upstream in policy.upstreams:
         if upstream.health is not None:
-            tls = TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
             for member in upstream.members:
-                yield Check(upstream.name, member, upstream.health, tls)
+                yield Check(upstream.name, member, upstream.health, tls_of(upstream))
+
+
+def tls_of(upstream: UpstreamPolicy) -> TLSSettings:
+    """How connections to an upstream trust and are trusted."""
+    return TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
 
 
 @dataclass(slots=True)
