@@ -14,7 +14,7 @@ describe      settings in words, without secrets
 """
 
 from aigw.config.describe import describe
-from aigw.config.load import load, override
+from aigw.config.load import load, load_admin, override
 from aigw.config.problems import ConfigError, Problem
 from aigw.config.schema import (
     HealthSettings,
@@ -53,6 +53,7 @@ __all__ = [
     "describe",
     "key_digest",
     "load",
+    "load_admin",
     "new_key",
     "override",
     "status_range",

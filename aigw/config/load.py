@@ -17,7 +17,7 @@ from aigw.config import grammar
 from aigw.config.checks import check
 from aigw.config.problems import At, ConfigError, Document, OptionError, Problem, Reading
 from aigw.config.readers import read_table
-from aigw.config.schema import MOST_WORKERS, KeySettings, KeysFile, Settings
+from aigw.config.schema import MOST_WORKERS, KeySettings, KeysFile, Listen, Settings
 from aigw.errors import StartError
 
 MAX_FILE_BYTES = 64 * 1024 * 1024  # 300,000 keys; /dev/zero is not a configuration
@@ -41,6 +41,22 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     check(settings, at, keys_at)
     reading.finish()
     return settings
+
+
+def load_admin(path: Path, environ: Mapping[str, str]) -> Listen:
+    """Where the running aigw can be asked: `admin` and `admin_token` alone, the rest as by default.
+
+    For `aigw reload` and `aigw stop`: they need not have the variables of the rest, and must work
+    while it is wrong.  Raises `ConfigError`.
+    """
+    reading = Reading(environ)
+    raw, document = _parse(path)
+    listen = raw.get("listen")
+    given = listen if isinstance(listen, dict) else {}
+    wanted = {name: given[name] for name in ("admin", "admin_token") if name in given}
+    found = read_table(Listen, wanted, At(reading, document, ("listen",)))
+    reading.finish()
+    return found
 
 
 def _read_keys_file(path: Path, at: At) -> tuple[tuple[KeySettings, ...], list[At]]:

@@ -6,8 +6,8 @@ Nothing here knows of files or options.  A message never repeats a text that may
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+import secrets
 from collections.abc import Mapping
 
 from aigw.config.problems import OptionError
@@ -157,5 +157,5 @@ def key_digest(key: str) -> bytes:
 
 
 def new_key() -> str:
-    """A new gateway key: 192 random bits."""
-    return "aigw-" + os.urandom(24).hex()
+    """A new gateway key: 256 random bits in 43 characters that need no quoting anywhere."""
+    return "aigw-" + secrets.token_urlsafe(32)
