@@ -1,7 +1,7 @@
 """From a TOML value to a setting: each option of the schema names one of these readers.
 
-A reader takes the raw value and its place; it returns the setting or raises `OptionError`.  Those of
-lists and tables report the faults of their parts themselves, each at its own place, and go on.
+A reader takes a raw value and its place; it returns the setting or raises `OptionError`.  Those
+of lists and tables report the faults of their parts themselves, each at its place, and go on.
 `${VAR}` is put in wherever a string is read.
 """
 
