@@ -1,0 +1,471 @@
+"""Listening sockets: how they are opened before the fork, shared, and closed without a reset.
+
+Not here: who forks whom (master) and what is spoken on a connection (proxy).
+
+The one idea: the kernel hands each new connection to one socket of a SO_REUSEPORT group, and resets
+what waits in a socket's queue when its last descriptor closes. So the master opens one socket per
+worker slot before it forks and keeps them all open: whoever dies, the queue of its slot stays and
+its successor (or a sibling) answers it. And before the last descriptor of a socket is closed, the
+kernel is told to let no new connection in, and what it has already accepted is taken out.
+
+Measured for that filter (Linux 6.18, 2025-11): a classic BPF filter on a TCP listener sees the
+segment from the TCP header on, for IPv4 and IPv6 alike, so the flags are byte 13. The SYNs that it
+drops are retransmitted after 1 s, and refused if the socket is closed by then: the client sees a
+clean refusal (or another instance), never a reset of what it took for an accepted connection.
+Connections in the queue, and handshakes of which only the last ACK is missing, go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+import select
+import socket
+import stat
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aigw.errors import StartError
+
+LINUX = sys.platform == "linux"
+
+# Connections that the kernel may hold for us; it caps this at net.core.somaxconn (4096 by default
+# since Linux 5.4).  A worker that is busy for 100 ms at 20,000 connections/s needs half of it.
+BACKLOG = 4096
+
+# sun_path holds 108 bytes on Linux, 104 on macOS, one of them the closing NUL.
+UNIX_PATH_BYTES = 107 if LINUX else 103
+
+# After the accept queue was seen empty: time for handshakes on their way (their SYN came before the
+# filter, their ACK has yet to come), and the longest that accepting goes on at all, for the sockets
+# which no filter can quieten.
+QUIET_S = 0.05
+QUIET_LIMIT_S = 2.0
+QUIET_LOOK_S = 0.005
+
+# Where no limit of open files is set: 20,000 clients of a worker and as many upstream need 40,000.
+OPEN_FILES_MOST = 1 << 20
+
+# Files of a worker beside its connections: listeners, pipes, logs, the loop's own.
+OPEN_FILES_RESERVED = 128
+
+# The first descriptor that systemd passes (sd_listen_fds(3)).
+LISTEN_FDS_START = 3
+
+FAULTS = {
+    errno.EADDRINUSE: "already in use, by another aigw or another program",
+    errno.EACCES: "permission denied",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EAFNOSUPPORT: "this machine does not speak that protocol (IPv6 switched off?)",
+    errno.ENOENT: "no such directory",
+    errno.ENOTDIR: "no such directory",
+    errno.EMFILE: "the limit of open files is reached",
+}
+
+# Drop what is SYN without ACK (flags & (SYN|ACK) == SYN), keep all else. (code, jt, jf, k)
+DROP_PURE_SYNS = (
+    (0x30, 0, 0, 13),  # load the byte at 13: the TCP flags
+    (0x54, 0, 0, 0x12),  # and with ACK | SYN
+    (0x15, 0, 1, 0x02),  # SYN alone?
+    (0x06, 0, 0, 0),  # drop
+    (0x06, 0, 0, 0xFFFFFFFF),  # keep
+)
+SO_ATTACH_FILTER = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen: `path` for a Unix socket, else host and port."""
+
+    host: str
+    port: int
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class Listener(socket.socket):
+    """A listening socket that knows what its closing means.
+
+    `kept_by_parent`: systemd holds it too, so its queue outlives us and it must stay unfiltered.
+    `file`: what identifies the socket file that we made, so that nobody else's is removed.
+    """
+
+    kept_by_parent: bool = False
+    file: tuple[int, int, int] | None = None
+
+
+def parse_address(text: str) -> Address:
+    """Read `host:port`, `[ipv6]:port` or `unix:/path`; raises StartError."""
+    if text.startswith("unix:"):
+        return Address("", 0, _unix_path(text))
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise StartError(f"address {text!r}: write IPv6 as [{host}]:{port}")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise StartError(f"address {text!r}: expected host:port, [ipv6]:port or unix:/path")
+    if not host:
+        raise StartError(f"address {text!r}: no host (0.0.0.0:{port} is every interface)")
+    return Address(host, int(port))
+
+
+def _unix_path(text: str) -> str:
+    path = text.removeprefix("unix:")
+    if not path or "\0" in path:
+        raise StartError(f"address {text!r}: expected unix:/path")
+    if len(os.fsencode(path)) > UNIX_PATH_BYTES:
+        raise StartError(f"address {text!r}: the path is longer than {UNIX_PATH_BYTES} bytes")
+    return path
+
+
+# ---------------------------------------------------------------- opening
+
+
+def bind_listeners(addresses: Sequence[str], slots: int) -> list[list[socket.socket]]:
+    """Open every address once per worker slot; the result is by slot, then by address.
+
+    A Unix socket (and, where SO_REUSEPORT does not balance, any socket) is one for all slots: the
+    same object stands in each of them.  The access mode of a socket file is 0777 less the umask,
+    so under 022 only our own user may connect.  Raises StartError, one line, with all closed again.
+    """
+    opened: list[list[Listener]] = []
+    taken: set[tuple[str | int, ...]] = set()
+    try:
+        for address in map(parse_address, addresses):
+            for name in _names(address):
+                if name not in taken:
+                    opened.append([])
+                    _open(address, name, slots, opened[-1])
+                    taken.add(name)
+    except BaseException:
+        close_listeners(opened)
+        raise
+    return spread(opened, slots)
+
+
+def spread(opened: Sequence[Sequence[Listener]], slots: int) -> list[list[socket.socket]]:
+    """Groups of sockets by address into lists by slot; a group of one is for all slots."""
+    return [[group[min(slot, len(group) - 1)] for group in opened] for slot in range(slots)]
+
+
+def bind_admin(address: str) -> socket.socket | None:
+    """The admin listener, or None for an empty address; raises StartError."""
+    return bind_listeners([address], 1)[0][0] if address else None
+
+
+Name = tuple[str | int, ...]  # (path,) of a Unix socket, or what getaddrinfo gives
+
+
+def _names(address: Address) -> list[Name]:
+    """What the kernel calls this address: a host name may stand for several."""
+    if address.path:
+        return [(address.path,)]
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except (socket.gaierror, UnicodeError) as error:
+        raise StartError(f"cannot listen on {address}: unknown host name") from error
+    names: list[Name] = [(str(name[0]), *map(int, name[1:])) for *_, name in found]
+    return [n for n in names if len(names) == 1 or _is_ours(n)] or names
+
+
+def _is_ours(name: Name) -> bool:
+    """Does this machine have the address?  (`localhost` may name ::1 where IPv6 is off.)"""
+    try:
+        with socket.socket(_family(name), socket.SOCK_STREAM) as probe:
+            probe.bind((name[0], 0, *name[2:]))
+    except OSError as error:
+        return error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+    return True
+
+
+def _family(name: Name) -> socket.AddressFamily:
+    families = {1: socket.AF_UNIX, 2: socket.AF_INET, 4: socket.AF_INET6}
+    return families[len(name)]
+
+
+def _open(address: Address, name: Name, slots: int, group: list[Listener]) -> None:
+    """Append the sockets of one address, one for each slot where the kernel balances them.
+
+    The first is bound and listening before it gets SO_REUSEPORT.  Had it the option from the start,
+    a second aigw of the same user would join the group and take half of the connections.
+    """
+    try:
+        group.append(_listener(name))
+        if slots > 1 and LINUX and not address.path:
+            group[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            bound = group[0].getsockname()
+            group.extend(_listener(bound, share=True) for _ in range(1, slots))
+    except OSError as error:
+        why = FAULTS.get(error.errno or 0, error.strerror or str(error))
+        if error.errno == errno.EACCES and 0 < address.port < 1024:
+            why += " (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+        raise StartError(f"cannot listen on {address}: {why}") from error
+
+
+def _listener(name: Name, share: bool = False) -> Listener:
+    listener = Listener(_family(name), socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        if listener.family == socket.AF_UNIX:
+            _bind_unix(listener, str(name[0]))
+        else:
+            _bind_tcp(listener, name, share)
+        listener.listen(BACKLOG)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _bind_tcp(listener: Listener, name: Name, share: bool) -> None:
+    # Without SO_REUSEADDR connections in TIME_WAIT would forbid a restart for a minute.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if share:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if listener.family == socket.AF_INET6:
+        # Else [::] would take 0.0.0.0 too, or not, as a sysctl pleases.
+        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listener.bind(name)
+
+
+def _bind_unix(listener: Listener, path: str) -> None:
+    _remove_dead_socket(path)
+    listener.bind(path)
+    listener.file = _file_identity(path)
+
+
+def _remove_dead_socket(path: str) -> None:
+    """Remove the file that a killed process left; EADDRINUSE if somebody listens there."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise OSError(errno.EEXIST, "a file that is no socket stands there")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        fault = probe.connect_ex(path)
+    if fault == errno.ECONNREFUSED:
+        Path(path).unlink(missing_ok=True)
+    elif fault != errno.ENOENT:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _file_identity(path: str) -> tuple[int, int, int]:
+    # An inode number alone is soon used again for the successor's file.
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino, found.st_mtime_ns
+
+
+# ---------------------------------------------------------------- systemd
+
+
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """Listening sockets that systemd opened for us: they stand in place of the configured ones."""
+
+    data: tuple[Listener, ...] = ()
+    admin: Listener | None = None
+
+
+def take_inherited(environ: MutableMapping[str, str]) -> Inherited:
+    """Take over what LISTEN_FDS names (sd_listen_fds(3)) and remove it from the environment.
+
+    The socket that LISTEN_FDNAMES calls `admin` is the admin listener, all others carry data.
+    Raises StartError for what is no listening stream socket.
+    """
+    owner = environ.get("LISTEN_PID", "")
+    if owner != str(os.getpid()):
+        return Inherited()
+    count, names = environ.get("LISTEN_FDS", ""), environ.get("LISTEN_FDNAMES", "").split(":")
+    for variable in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        environ.pop(variable, None)
+    if not (count.isascii() and count.isdecimal()):
+        raise StartError(f"LISTEN_FDS={count!r} is not a number")
+    data: list[Listener] = []
+    admin: Listener | None = None
+    for position in range(int(count)):
+        listener = _inherit(LISTEN_FDS_START + position)
+        if admin is None and names[position : position + 1] == ["admin"]:
+            admin = listener
+        else:
+            data.append(listener)
+    return Inherited(tuple(data), admin)
+
+
+def _inherit(fd: int) -> Listener:
+    try:
+        listener = Listener(fileno=fd)
+        listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    except OSError as error:
+        raise StartError(f"LISTEN_FDS: descriptor {fd} is no socket") from error
+    if not listening or listener.type != socket.SOCK_STREAM:
+        raise StartError(f"LISTEN_FDS: descriptor {fd} is no listening stream socket (Accept=yes?)")
+    listener.setblocking(False)
+    listener.set_inheritable(False)
+    listener.kept_by_parent = True
+    return listener
+
+
+# ---------------------------------------------------------------- closing
+
+
+def close_listeners(listeners: Iterable[Iterable[socket.socket]], remove: bool = True) -> None:
+    """Close all; with `remove` the socket files that we made go too."""
+    for group in listeners:
+        for listener in group:
+            if remove:
+                _remove_file(listener)
+            listener.close()
+
+
+def drop_new_connections(listener: socket.socket) -> None:
+    """Let no new connection into the queue; what is in it may still be accepted.
+
+    On TCP the filter above, on a Unix socket the removal of its file.  It holds for all processes
+    that share the socket, cannot be undone here, and may be asked for twice.  A socket that systemd
+    keeps is left alone, since its queue waits for the next aigw; off Linux there is no such filter.
+    """
+    if isinstance(listener, Listener) and listener.kept_by_parent:
+        return
+    if listener.family == socket.AF_UNIX:
+        _remove_file(listener)
+    elif LINUX:
+        program = b"".join(struct.pack("=HBBI", *line) for line in DROP_PURE_SYNS)
+        held = ctypes.create_string_buffer(program, len(program))
+        pointer = struct.pack("@HP", len(DROP_PURE_SYNS), ctypes.addressof(held))
+        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
+
+
+def _remove_file(listener: socket.socket) -> None:
+    if not isinstance(listener, Listener) or listener.file is None:
+        return
+    path = listener.getsockname()
+    try:
+        if _file_identity(path) == listener.file:
+            Path(path).unlink()
+    except OSError:
+        pass  # gone already, or the directory is no longer ours: nothing to be done at exit
+    listener.file = None
+
+
+# ---------------------------------------------------------------- accepting, in a worker
+
+
+class Accepting:
+    """The listening sockets that one worker accepts on.
+
+    Each server runs on a duplicate, so that ending it leaves the inherited sockets as they were.
+    """
+
+    def __init__(
+        self,
+        listeners: Sequence[Sequence[socket.socket]],
+        protocol_factory: Callable[[], asyncio.BaseProtocol],
+    ) -> None:
+        self._listeners = listeners
+        self._protocol_factory = protocol_factory
+        self._slots: set[int] = set()
+        self._servers: dict[socket.socket, tuple[asyncio.AbstractServer, socket.socket]] = {}
+
+    async def adopt(self, slot: int) -> None:
+        """Accept on the sockets of a slot; those shared by all slots are not opened twice."""
+        self._slots.add(slot)
+        for listener in self._listeners[slot]:
+            if listener not in self._servers:
+                twin = listener.dup()
+                self._servers[listener] = (await self._serve(twin), twin)
+        self._close_unwanted()  # released while we awaited
+
+    def release(self, slot: int) -> None:
+        """Leave a slot's sockets to the worker that now accepts on them."""
+        self._slots.discard(slot)
+        self._close_unwanted()
+
+    def _close_unwanted(self) -> None:
+        wanted = {listener for kept in self._slots for listener in self._listeners[kept]}
+        for listener in [listener for listener in self._servers if listener not in wanted]:
+            server, _ = self._servers.pop(listener)
+            server.close()
+
+    def leave(self) -> None:
+        """Stop accepting at once and close everything: a successor goes on with the queues."""
+        for slot in tuple(self._slots):
+            self.release(slot)
+        close_listeners(self._listeners, remove=False)
+
+    async def drain(self) -> None:
+        """Stop accepting for good without resetting a connection; nobody succeeds.
+
+        The order (see the head of this file): let no new connection in, accept until the queue was
+        empty for QUIET_S, close.  At most QUIET_LIMIT_S.
+        """
+        for group in self._listeners:
+            for listener in group:
+                drop_new_connections(listener)
+        await self._until_quiet()
+        self.leave()
+
+    async def _serve(self, twin: socket.socket) -> asyncio.AbstractServer:
+        loop = asyncio.get_running_loop()
+        if twin.family != socket.AF_UNIX:
+            return await loop.create_server(self._protocol_factory, sock=twin, backlog=BACKLOG)
+        if sys.version_info >= (3, 13):  # where closing would remove the file under a sibling
+            return await loop.create_unix_server(
+                self._protocol_factory, sock=twin, backlog=BACKLOG, cleanup_socket=False
+            )
+        return await loop.create_unix_server(self._protocol_factory, sock=twin, backlog=BACKLOG)
+
+    async def _until_quiet(self) -> None:
+        queues = select.poll()
+        for _, twin in self._servers.values():
+            queues.register(twin, select.POLLIN)
+        started_s = quiet_since_s = time.monotonic()
+        while True:
+            await asyncio.sleep(QUIET_LOOK_S)
+            now_s = time.monotonic()
+            if queues.poll(0):
+                quiet_since_s = now_s
+            if now_s - quiet_since_s >= QUIET_S or now_s - started_s >= QUIET_LIMIT_S:
+                return
+
+
+# ---------------------------------------------------------------- open files
+
+
+def open_file_limit(needed: int) -> int:
+    """Raise the limit of open files to the hard limit and return it; StartError below `needed`."""
+    import resource  # not on Windows, where the master gives a clear line of its own
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS calls its hard limit infinite and then refuses it; so the largest that is of use.
+    wanted = OPEN_FILES_MOST if hard == resource.RLIM_INFINITY else hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):
+            pass  # the old limit stands
+    limit = OPEN_FILES_MOST if soft == resource.RLIM_INFINITY else soft
+    if limit < needed:
+        raise StartError(f"only {limit} open files allowed, the start needs {needed} (ulimit -n)")
+    return limit
+
+
+def connection_limit(wanted: int, open_files: int) -> int:
+    """How many client connections a worker may hold: `wanted`, or what the open files allow
+    (each client may need one more connection, to an upstream)."""
+    return max(1, min(wanted, (open_files - OPEN_FILES_RESERVED) // 2))
