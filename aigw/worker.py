@@ -1,13 +1,45 @@
-"""One worker process: an event loop that does nothing but proxy."""
+"""One worker process: an event loop that does nothing but proxy.
+
+It follows the policy that the controller publishes, tells the others that it is alive, obeys the
+master's pipe, and ends by draining: nobody who was let in is turned away.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import resource
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import uvloop
+
+from aigw.errors import Code
+from aigw.memory import BucketTable, CounterRegion, HeldTable, WorkerState
+from aigw.observe.access_log import AccessLog
+from aigw.observe.metrics import WorkerMetrics
+from aigw.policy import load_policy
+from aigw.policy.limits import Limits
+from aigw.proxy.client import ClientConnection
+from aigw.proxy.deadlines import Sweeper
+from aigw.proxy.refusal import Refusal
+from aigw.proxy.services import Services
+from aigw.sockets import Accepting, connection_limit
+
 if TYPE_CHECKING:
     from aigw.memory import Memory
+
+logger = logging.getLogger("aigw")
+
+# A client with an idle connection may be about to send on it: while draining, such connections are
+# answered with `Connection: close` for so long before they are closed.
+IDLE_GRACE_S = 1.0
+DRAIN_LOOK_S = 0.02
+# The gauge `upstream_state`.
+MEMBER_HEALTHY, MEMBER_OUT = 0, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,4 +60,145 @@ class WorkerChild:
 
 def run_worker(child: WorkerChild) -> int:
     """Serve until told to drain; returns the exit status."""
-    raise NotImplementedError
+    uvloop.run(Worker(child).serve())
+    return 0
+
+
+class Worker:
+    """The composition of one worker."""
+
+    def __init__(self, child: WorkerChild):
+        self.child = child
+        self.memory = child.memory
+        self.row = child.memory.workers[child.index]
+        self.metrics = WorkerMetrics(CounterRegion(child.memory, child.index))
+        self._line = b""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._next_sweep_s = 0.0
+
+    async def serve(self) -> None:
+        version, blob = self.memory.policy.read()
+        policy = load_policy(blob)
+        limits = Limits(
+            BucketTable(self.memory, self.child.index), HeldTable(self.memory, self.child.index)
+        )
+        self.log = AccessLog(policy.access_log, self._count_dropped)
+        self.log.start()
+        self.services = services = Services(self.memory, limits, self.metrics, self.log)
+        services.use_policy(version, policy)
+        self.row.acked_version = version
+        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        services.connection_limit = connection_limit(policy.connections, soft_limit)
+        self.accepting = Accepting(self.child.listeners, lambda: ClientConnection(services))
+        self.sweeper = Sweeper(services, self._chores)
+        self.stop = asyncio.Event()
+        await self.accepting.adopt(self.child.socket_index)
+        os.set_blocking(self.child.commands, False)
+        services.loop.add_reader(self.child.commands, self._read_commands)
+        self._chores(time.monotonic())
+        self.sweeper.start()
+        self.row.state = WorkerState.SERVING
+        await self.stop.wait()
+        await self._drain()
+
+    # ---- the master's pipe ---------------------------------------------------------------------
+
+    def _read_commands(self) -> None:
+        try:
+            data = os.read(self.child.commands, 4096)
+        except BlockingIOError:
+            return
+        if not data:
+            self.services.loop.remove_reader(self.child.commands)
+            self.stop.set()
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            self._obey(line.decode())
+
+    def _obey(self, line: str) -> None:
+        word, _, argument = line.partition(" ")
+        if word == "drain":
+            self.stop.set()
+        elif word == "leave":
+            self.services.retired = True
+            self.stop.set()
+        elif word == "reopen":
+            self.log.reopen()
+        elif word == "adopt":
+            task = self.services.loop.create_task(self.accepting.adopt(int(argument)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        elif word == "release":
+            self.accepting.release(int(argument))
+
+    # ---- at every sweep ------------------------------------------------------------------------
+
+    def _chores(self, now_s: float) -> None:
+        """Tell the others how it stands here, and follow the policy."""
+        row, services = self.row, self.services
+        row.heartbeat_ns = time.monotonic_ns()
+        row.lag_us = max(0, round((now_s - self._next_sweep_s) * 1e6)) if self._next_sweep_s else 0
+        self._next_sweep_s = now_s + 0.25
+        services.follow_policy()
+        row.acked_version = services.policy_version
+        if services.retired and not self.stop.is_set():
+            logger.warning("a worker missed a policy and leaves its place to a successor")
+            self.stop.set()
+        self._set_gauges(now_s)
+
+    def _set_gauges(self, now_s: float) -> None:
+        metrics, services = self.metrics, self.services
+        words, gauge = metrics.words, metrics.gauge
+        words[gauge("connections")] = len(services.connections)
+        for group in services.groups():
+            name = group.settings.name
+            for member in group.members:
+                words[gauge("upstream_connections", name, member.label, "idle")] = len(member.idle)
+                words[gauge("upstream_connections", name, member.label, "in_use")] = member.inflight
+                out = member.out_until_s > now_s or services.is_member_out(member.health_row)
+                state = MEMBER_OUT if out else MEMBER_HEALTHY
+                words[gauge("upstream_state", name, member.label)] = state
+
+    def _count_dropped(self, lines: int) -> None:
+        metrics = self.metrics
+        metrics.words[metrics.counter("log_lines_dropped_total")] += lines
+
+    # ---- the end -------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Answer everybody who was let in, then end.
+
+        A retired worker leaves its sockets to its successor; otherwise they are emptied first.
+        """
+        services, policy = self.services, self.services.policy
+        self.row.state = WorkerState.DRAINING
+        if services.retired:
+            self.accepting.leave()
+        else:
+            await asyncio.sleep(policy.drain_delay_s)
+            services.draining = True
+            await self.accepting.drain()
+        services.draining = True
+        started_s = time.monotonic()
+        while services.connections:
+            elapsed_s = time.monotonic() - started_s
+            if elapsed_s >= policy.drain_s:
+                self._cut_off()
+                break
+            if elapsed_s >= IDLE_GRACE_S:
+                for client in tuple(services.connections):
+                    client.close_if_idle()
+            await asyncio.sleep(DRAIN_LOOK_S)
+        self.sweeper.stop()
+        for group in services.groups():
+            group.retire()
+        await self.log.close()
+
+    def _cut_off(self) -> None:
+        """The time for draining is over: end visibly what is still running."""
+        logger.warning("drain time is over: %d connections cut", len(self.services.connections))
+        for client in tuple(self.services.connections):
+            if client.exchange is not None:
+                client.exchange.fail(Refusal(Code.SHUTTING_DOWN, "The gateway shuts down.", 1.0))
+            client.abort()

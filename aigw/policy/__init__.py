@@ -8,7 +8,7 @@ from aigw.policy.compiled import (
     UpstreamPolicy,
     compile_policy,
     load_policy,
-    release_rows,
+    retain_rows,
 )
 
 __all__ = [
@@ -19,5 +19,5 @@ __all__ = [
     "UpstreamPolicy",
     "compile_policy",
     "load_policy",
-    "release_rows",
+    "retain_rows",
 ]

@@ -10,7 +10,6 @@ is the constant-time comparison), `routes` in the order of the file, `upstreams`
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -18,9 +17,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from aigw.config import Secret, Settings
+from aigw.config import Settings, key_digest
 from aigw.dialects import DIALECTS, credential_line
-from aigw.memory import Bucket
+from aigw.memory import Bucket, allot_bucket
 
 if TYPE_CHECKING:
     from aigw.config import KeySettings, RouteSettings, UpstreamSettings
@@ -141,28 +140,17 @@ def load_policy(blob: bytes) -> Policy:
     return _decoder.decode(blob)
 
 
-def compile_policy(settings: Settings, memory: Memory, previous: Policy | None = None) -> bytes:
+def compile_policy(settings: Settings, memory: Memory, now_s: float) -> bytes:
     """Settings made into a policy for workers; allots the rows of shared memory that it names.
 
-    `previous` is the policy in force: a limit that has changed gets a new bucket that starts at
-    the level of the old one, capped at its new burst.  Raises `RowsExhausted`, `OSError`.
+    `now_s` is monotonic time: a limit that has changed gets a new bucket that starts at the level
+    of the old one, capped at its new burst.  Raises `RowsExhausted`, `OSError`.
     """
-    return _encoder.encode(Compiler(settings, memory, previous).policy())
+    return _encoder.encode(Compiler(settings, memory, now_s).policy())
 
 
-def digest_of(secret: bytes) -> bytes:
-    """The name under which a key is known."""
-    return hashlib.sha256(secret).digest()
-
-
-def release_rows(memory: Memory, old: Policy, new: Policy) -> None:
-    """Give back the rows that only `old` named; call when no worker uses `old` any more."""
-    for row in rows_of(old) - rows_of(new):
-        memory.rows.free(row)
-
-
-def rows_of(policy: Policy) -> set[int]:
-    """Every row of shared memory that a policy names."""
+def retain_rows(memory: Memory, policy: Policy) -> None:
+    """Give back every row that `policy` does not name; it must be the one published last."""
     rows: set[int] = set()
     for key in policy.keys.values():
         rows.add(key.held_row)
@@ -172,19 +160,19 @@ def rows_of(policy: Policy) -> set[int]:
         rows.add(upstream.in_use_row)
         rows.update(member.health_row for member in upstream.members)
     rows.discard(NO_ROW)
-    return rows
+    memory.rows.retain(rows)
 
 
 class Compiler:
     """One compilation: settings in, policy out."""
 
-    def __init__(self, settings: Settings, memory: Memory, previous: Policy | None):
+    def __init__(self, settings: Settings, memory: Memory, now_s: float):
         self.settings = settings
         self.memory = memory
+        self.now_s = now_s
         self.folder = Path(settings.source).parent
         self.route_index = {route.path: at for at, route in enumerate(settings.routes)}
         self.upstream_index = {up.name: at for at, up in enumerate(settings.upstreams)}
-        self.old_buckets = _buckets_by_owner(previous) if previous else {}
 
     def policy(self) -> Policy:
         s = self.settings
@@ -196,7 +184,7 @@ class Compiler:
             trusted_proxies=s.listen.trusted_proxies,
             proxy_protocol=s.listen.proxy_protocol,
             admin=s.listen.admin,
-            admin_token_digest=digest_of(reveal(token)) if token else b"",
+            admin_token_digest=key_digest(token) if token else b"",
             access_log=s.log.access,
             log_level=s.log.level,
             head_s=s.timeouts.head_s,
@@ -218,13 +206,13 @@ class Compiler:
         for settings in self.settings.keys:
             key = self._key(settings)
             for secret in settings.keys:
-                keys[configured_digest(secret)] = key
+                keys[key_digest(secret)] = key
         return keys
 
     def _key(self, k: KeySettings) -> Key:
         held_row = NO_ROW
         if k.max_parallel_requests is not None:
-            held_row = self.memory.rows.allot("held", k.name)
+            held_row = self.memory.rows.allot("held", f"key\0{k.name}")
         allowed = None if k.routes is None else tuple(self.route_index[path] for path in k.routes)
         return Key(
             name=k.name,
@@ -247,8 +235,7 @@ class Compiler:
         burst = limit.burst
         if burst is None:
             burst = max(1.0, limit.rps if limit.rps is not None else limit.rpm or 0.0)
-        old = self.old_buckets.get((key, route))
-        return self.memory.buckets.allot((key, route), rate_per_s, burst, old)
+        return allot_bucket(self.memory, f"{key}\0{route}", rate_per_s, burst, self.now_s)
 
     # ---- routes and upstreams ----
 
@@ -278,10 +265,10 @@ class Compiler:
         header = u.credential_header or DIALECTS[u.dialect].credential_header
         lines = None
         if u.credentials != "client":
-            lines = tuple(credential_line(header.encode(), reveal(c)) for c in u.credentials)
+            lines = tuple(credential_line(header.encode(), c.encode()) for c in u.credentials)
         in_use_row = NO_ROW
         if u.pool.max_connections:
-            in_use_row = self.memory.rows.allot("in_use", u.name)
+            in_use_row = self.memory.rows.allot("held", f"upstream\0{u.name}")
         return UpstreamPolicy(
             name=u.name,
             dialect=u.dialect,
@@ -316,31 +303,6 @@ class Compiler:
 
     def _file(self, path: str) -> str:
         return (self.folder / path).read_text() if path else ""
-
-
-def _buckets_by_owner(policy: Policy) -> dict[tuple[str, str], Bucket]:
-    """The buckets in force, by key name and route path ("" for the key's own)."""
-    found: dict[tuple[str, str], Bucket] = {}
-    for key in policy.keys.values():
-        if key.bucket is not None:
-            found[key.name, ""] = key.bucket
-        for route, bucket in zip(policy.routes, key.route_buckets, strict=False):
-            if bucket is not None:
-                found[key.name, route.name] = bucket
-    return found
-
-
-def reveal(secret: Secret) -> bytes:
-    """The bytes of a secret, for the places that must send or digest it."""
-    return str.__str__(secret).encode()
-
-
-def configured_digest(secret: Secret) -> bytes:
-    """A key as configured: `sha256:<hex>`, or the key itself."""
-    text = str.__str__(secret)
-    if text.startswith("sha256:"):
-        return bytes.fromhex(text.removeprefix("sha256:"))
-    return digest_of(text.encode())
 
 
 # vLLM and uvicorn close idle connections after 5 s, providers behind TLS after a minute or more.

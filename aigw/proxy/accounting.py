@@ -1,0 +1,111 @@
+"""What is counted and logged of an exchange: one record each, on every path.
+
+Observation comes after relaying: nothing here writes to a client or an upstream.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from aigw.errors import Code
+from aigw.observe.access_log import Record, encode
+
+if TYPE_CHECKING:
+    from aigw.proxy.exchange import Exchange
+
+OTHER = "other"  # the label of what has no configured name
+NOT_SUCCESS = 500  # from this status on an upstream's answer is not counted as a success
+
+
+def began(exchange: Exchange) -> None:
+    metrics = exchange.services.metrics
+    metrics.words[metrics.gauge("requests_in_flight")] += 1
+
+
+def accepted(exchange: Exchange) -> None:
+    metrics = exchange.services.metrics
+    metrics.words[metrics.counter("accepted_total")] += 1
+
+
+def attempt_failed(exchange: Exchange, reason: str) -> None:
+    """One attempt has failed; `reason` is a word of ours."""
+    _attempt(exchange, "upstream_failures_total", reason)
+
+
+def attempt_succeeded(exchange: Exchange) -> None:
+    """One attempt has brought a whole answer; a 5xx is a failure of the upstream all the same."""
+    if exchange.status >= NOT_SUCCESS:
+        _attempt(exchange, "upstream_failures_total", "status_5xx")
+    else:
+        _attempt(exchange, "upstream_success_total", "complete")
+
+
+def _attempt(exchange: Exchange, outcome: str, reason: str) -> None:
+    if exchange.group is None:
+        return
+    metrics = exchange.services.metrics
+    name = exchange.group.settings.name
+    metrics.words[metrics.counter("upstream_attempts_total", name, reason)] += 1
+    metrics.words[metrics.counter(outcome, name, reason)] += 1
+
+
+def ended(exchange: Exchange) -> None:
+    """The record of a finished exchange: metrics and one access line."""
+    now_s = time.monotonic()
+    metrics = exchange.services.metrics
+    metrics.words[metrics.gauge("requests_in_flight")] -= 1
+    if exchange.error is Code.CLIENT_CLOSED:
+        exchange.status = Code.CLIENT_CLOSED.status
+    _count(exchange, now_s)
+    log = exchange.services.log
+    if log.enabled:
+        log.append(encode(record_of(exchange, now_s)))
+
+
+def _count(exchange: Exchange, now_s: float) -> None:
+    metrics = exchange.services.metrics
+    request = exchange.request
+    route = request.route.name if request is not None and request.route is not None else OTHER
+    upstream = exchange.group.settings.name if exchange.attempts and exchange.group else OTHER
+    ttfb_s = exchange.first_byte_s - exchange.started_s if exchange.first_byte_s >= 0 else -1.0
+    duration_s = now_s - exchange.started_s
+    metrics.finish(route, upstream, str(exchange.status), duration_s, ttfb_s)
+    if exchange.attempts:
+        metrics.overhead(exchange.overhead_s)
+    error = exchange.error
+    if error is not None and error.status == 429 and exchange.key is not None:
+        metrics.words[metrics.counter("rate_limited_total", exchange.key.name, error.word)] += 1
+
+
+def record_of(exchange: Exchange, now_s: float) -> Record:
+    """The access line's fields in the contract's order; None is what is not known."""
+    request, member = exchange.request, exchange.member
+    key = request.key if request is not None else None
+    route = request.route if request is not None else None
+    duration_s = now_s - exchange.started_s
+    began_at = datetime.fromtimestamp(time.time() - duration_s, UTC)
+    ttfb_s = exchange.first_byte_s - exchange.started_s
+    return Record(
+        time=began_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        request_id=exchange.request_id,
+        key=key.name if key is not None else None,
+        user=request.user or None if request is not None else None,
+        app=request.app or None if request is not None else None,
+        client_ip=request.client_ip if request is not None else exchange.client.peer_ip,
+        method=request.head.method.decode() if request is not None else None,
+        path=request.path.decode() if request is not None else None,
+        status=exchange.status,
+        error=exchange.error.word if exchange.error is not None else None,
+        route=route.name if route is not None else None,
+        upstream=exchange.group.settings.name if exchange.group is not None else None,
+        member=member.label if member is not None else None,
+        attempts=exchange.attempts,
+        bytes_in=exchange.body.payload_bytes,
+        bytes_out=exchange.bytes_out,
+        ttfb_ms=round(ttfb_s * 1000, 3) if exchange.first_byte_s >= 0 else None,
+        duration_ms=round(duration_s * 1000, 3),
+        overhead_us=round(exchange.overhead_s * 1e6) if exchange.attempts else None,
+        stream=exchange.is_stream,
+    )

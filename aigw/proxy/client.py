@@ -1,0 +1,373 @@
+"""One client connection: bytes to heads to exchanges, one at a time.
+
+The connection moves through the states below.  Reading from a client whose complete request awaits
+its answer is never paused, since that would hide its FIN; what it sends meanwhile is the beginning
+of its next request, kept up to `limits.head_bytes`.
+
+After an early answer the connection lingers: its sending side is shut, and what the client is still
+sending is read and dropped for a while, because closing a socket with unread bytes sends a reset
+that can overtake the answer (RFC 9112, 9.6).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+import time
+from enum import Enum
+from typing import TYPE_CHECKING, cast
+
+from aigw.errors import Code
+from aigw.proxy.deadlines import look
+from aigw.proxy.exchange import Exchange
+from aigw.proxy.refusal import Refusal
+from aigw.wire.gate import FORBIDDEN_OCTETS
+from aigw.wire.head import HeadError, RequestHead, read_request
+from aigw.wire.proxy_protocol import Incomplete, ProxyError, parse
+
+if TYPE_CHECKING:
+    from aigw.proxy.services import Services
+
+logger = logging.getLogger("aigw")
+
+LINGER_S = 2.0
+LINGER_BYTES = 1024 * 1024
+NEVER = float("inf")
+# RFC 9112, 2.2: a server should ignore an empty line before the request line; some old clients
+# send one after a POST.
+EMPTY_LINE = b"\r\n"
+
+
+class State(Enum):
+    """What the bytes of this client are."""
+
+    PREFACE = "a PROXY header comes first"
+    HEAD = "a request head, or silence before it"
+    BODY = "the body of the present request"
+    ANSWER = "the next request, while this one awaits its answer"
+    LINGER = "to be dropped"
+    CLOSED = "none any more"
+
+
+class ClientConnection(asyncio.Protocol):
+    """See the head of the file."""
+
+    __slots__ = (
+        "_feed_again_due",
+        "_lingered_bytes",
+        "_pending",
+        "_searched",
+        "_state",
+        "body_is_paused",
+        "deadline_s",
+        "exchange",
+        "peer_ip",
+        "services",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, services: Services):
+        self.services = services
+        self.peer_ip = ""
+        self.deadline_s = NEVER
+        self.exchange: Exchange | None = None
+        self.body_is_paused = False
+        self._state = State.PREFACE if services.policy.proxy_protocol else State.HEAD
+        self._pending = bytearray()  # bytes of a head that is not complete
+        self._searched = 0  # how far they have been looked through
+        self._lingered_bytes = 0
+        self._feed_again_due = False
+
+    # ---- what the event loop tells -----------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.peer_ip = peer[0] if isinstance(peer, tuple) else ""
+        services = self.services
+        services.connections.add(self)
+        self._await_head(services.policy.keep_alive_s)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._receive(data)
+        except Exception as error:  # noqa: BLE001 - the edge of a task
+            self._broke(error)
+
+    def _receive(self, data: bytes) -> None:
+        state = self._state
+        if state is State.HEAD:
+            self._head_data(data)
+        elif state is State.BODY:
+            assert self.exchange is not None
+            self.exchange.request_data(data)
+        elif state is State.ANSWER:
+            self._next_request_data(data)
+        elif state is State.LINGER:
+            self._linger_data(data)
+        elif state is State.PREFACE:
+            self._preface_data(data)
+
+    def eof_received(self) -> bool:
+        """The client's FIN: a hang-up, or an unfinished request that is told so."""
+        exchange = self.exchange
+        if self._state is State.BODY and exchange is not None:
+            exchange.client_ended_early()
+            return True
+        if self._state is State.HEAD and self._pending:
+            self._refuse_head(Code.MALFORMED_REQUEST, "The request ended before its head did.")
+            return True
+        if exchange is not None:
+            self.exchange = None
+            exchange.client_lost()
+        self._state = State.CLOSED
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = State.CLOSED
+        self.services.connections.discard(self)
+        if self.exchange is not None:
+            self.exchange.client_lost()
+            self.exchange = None
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.client_writable(False)
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.client_writable(True)
+
+    # ---- heads -------------------------------------------------------------------------------
+
+    def _await_head(self, limit_s: float) -> None:
+        self.deadline_s = self.services.clock_s + limit_s
+
+    def _preface_data(self, data: bytes) -> None:
+        """The PROXY header of a trusted proxy; whoever sends none is not answered."""
+        self._pending += data
+        try:
+            if not self.services.trusted.trusts(self.peer_ip):
+                raise ProxyError("not from a trusted proxy")
+            parsed = parse(bytes(self._pending))
+        except ProxyError:
+            self.abort()
+            return
+        if isinstance(parsed, Incomplete):
+            self._await_head(self.services.policy.head_s)
+            return
+        if parsed.source is not None:
+            self.peer_ip = parsed.source
+        rest = bytes(self._pending[parsed.consumed :])
+        self._pending.clear()
+        self._state = State.HEAD
+        if rest:
+            self._head_data(rest)
+
+    def _head_data(self, data: bytes) -> None:
+        if self._pending:
+            self._pending += data
+            data = bytes(self._pending)
+        if data.startswith(EMPTY_LINE):
+            data = data[len(EMPTY_LINE) :]
+        end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
+        if end < 0:
+            self._partial_head(data)
+            return
+        self._pending.clear()
+        self._searched = 0
+        end += 4
+        if end > self.services.policy.head_bytes:
+            self._refuse_size(data)
+            return
+        self._begin(data[:end], data[end:])
+
+    def _partial_head(self, data: bytes) -> None:
+        """Keep what has come; refuse what can no longer become a legal head."""
+        found = FORBIDDEN_OCTETS.search(data, max(0, self._searched - 2))
+        if found and not (found.group() == b"\r" and found.end() == len(data)):
+            self._refuse_head(Code.MALFORMED_REQUEST, "The request head is malformed.")
+            return
+        if len(data) > self.services.policy.head_bytes:
+            self._refuse_size(data)
+            return
+        if not self._pending:
+            self._await_head(self.services.policy.head_s)
+        self._pending[:] = data
+        self._searched = len(data)
+
+    def _begin(self, head_bytes: bytes, rest: bytes) -> None:
+        self._state = State.BODY
+        started_s = time.monotonic()
+        try:
+            head = read_request(head_bytes)
+        except HeadError as error:
+            self._refuse_head(Code.MALFORMED_REQUEST, f"The request is malformed: {error}.")
+            return
+        limit = self.services.policy.headers
+        if len(head.fields) > limit:
+            message = f"The request has more than {limit} header fields."
+            self._refuse_head(Code.HEADERS_TOO_LARGE, message)
+            return
+        self.exchange = Exchange(self.services, self, started_s)
+        self.exchange.begin(head, rest)
+
+    def _refuse_size(self, data: bytes) -> None:
+        limit = self.services.policy.head_bytes
+        if data.find(b"\r\n", 0, limit) < 0:
+            self._refuse_head(Code.URI_TOO_LONG, f"The request line exceeds {limit} bytes.")
+        else:
+            self._refuse_head(Code.HEADERS_TOO_LARGE, f"The request head exceeds {limit} bytes.")
+
+    def _refuse_head(self, code: Code, message: str) -> None:
+        self._state = State.BODY
+        self._pending.clear()
+        self.exchange = Exchange(self.services, self, time.monotonic())
+        self.exchange.refuse_head(Refusal(code, message))
+
+    def _next_request_data(self, data: bytes) -> None:
+        """Pipelined bytes wait; more than a head's worth ends the connection after the answer."""
+        if len(self._pending) + len(data) > self.services.policy.head_bytes:
+            self._state = State.LINGER
+            self._pending.clear()
+            return
+        self._pending += data
+
+    # ---- what an exchange asks for -----------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def unsent_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def may_stay(self, head: RequestHead) -> bool:
+        """Can this connection serve another request after this one?"""
+        services = self.services
+        return (
+            head.keep_alive
+            and self._state is not State.LINGER
+            and not services.draining
+            and not services.retired
+            and len(services.connections) <= services.connection_limit
+        )
+
+    def request_complete(self, surplus: bytes) -> None:
+        """The present request has been read to its end."""
+        self._state = State.ANSWER
+        self.resume_body()
+        self._pending.clear()
+        if surplus:
+            self._next_request_data(surplus)
+
+    def pause_body(self) -> None:
+        if not self.body_is_paused and not self.transport.is_closing():
+            self.body_is_paused = True
+            self.transport.pause_reading()
+
+    def resume_body(self) -> None:
+        if self.body_is_paused:
+            self.body_is_paused = False
+            if not self._feed_again_due and not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def feed_again(self) -> None:
+        """The body's reader has more to walk in the next turn of the loop."""
+        if not self._feed_again_due:
+            self._feed_again_due = True
+            self.transport.pause_reading()
+            self.services.loop.call_soon(self._feed_now)
+
+    def _feed_now(self) -> None:
+        self._feed_again_due = False
+        if not self.body_is_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
+        if self._state is State.BODY:
+            self.data_received(b"")
+
+    def answer_complete(self, keep: bool, may_be_sending: bool = True) -> None:
+        """The exchange is over and its answer written."""
+        self.exchange = None
+        if self.transport.is_closing():
+            return
+        if not keep or self._state is State.LINGER:
+            self._close_with_care(may_be_sending)
+            return
+        self._state = State.HEAD
+        self._searched = 0
+        self._await_head(self.services.policy.keep_alive_s)
+        if self._pending:
+            self.services.loop.call_soon(self._take_pending)
+
+    def _take_pending(self) -> None:
+        if self._state is State.HEAD and self._pending:
+            data = bytes(self._pending)
+            self._pending.clear()
+            self._head_data(data)
+
+    def break_off(self, reset: bool) -> None:
+        """End a half answer; `reset` where a FIN would look like its end."""
+        self.exchange = None
+        self._state = State.CLOSED
+        if reset:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.close()
+
+    def abort(self) -> None:
+        self._state = State.CLOSED
+        self.transport.abort()
+
+    # ---- endings -----------------------------------------------------------------------------
+
+    def _close_with_care(self, may_be_sending: bool) -> None:
+        """Shut the sending side; go on reading for a while if the client may still be sending."""
+        self._pending.clear()
+        if not may_be_sending:
+            self._state = State.CLOSED
+            self.transport.close()
+            return
+        self._state = State.LINGER
+        self.deadline_s = self.services.clock_s + LINGER_S
+        self.resume_body()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+
+    def _broke(self, error: Exception) -> None:
+        """A fault of our own, met while this client was served."""
+        if self.exchange is not None:
+            self.exchange.broke(error)
+        else:
+            logger.error("internal error: %s", type(error).__name__)
+            self.abort()
+
+    def _linger_data(self, data: bytes) -> None:
+        if self.exchange is not None:
+            return  # the answer to the last request is still on its way
+        self._lingered_bytes += len(data)
+        if self._lingered_bytes > LINGER_BYTES:
+            self.abort()
+
+    def expire(self, now_s: float) -> None:
+        """The deadline has passed."""
+        if self.exchange is not None:
+            look(self.exchange, now_s)
+        elif self._state is State.HEAD and self._pending:
+            message = "The request head did not arrive in time."
+            self._refuse_head(Code.REQUEST_TIMEOUT, message)
+        elif self.unsent_bytes():
+            self.abort()
+        else:
+            self._state = State.CLOSED
+            self.transport.close()
+
+    def close_if_idle(self) -> None:
+        """Draining: nobody is waiting for anything on this connection."""
+        if self.exchange is None and self._state is State.HEAD and not self._pending:
+            self._state = State.CLOSED
+            self.transport.close()

@@ -1,0 +1,608 @@
+"""The story of one request, from its head to its record.
+
+    begin            the questions of admission, then what must be taken: a slot, a token
+    attempt          a member, an idle connection or a new one, the request written
+    request_data     the client's body, spliced upstream as it comes
+    answer_started   the upstream's head, written anew; the answer's body is spliced back
+    finish           once, on every path: give back what was taken, count, log
+
+An exchange is the owner of its upstream connection and is told what happens on it; its client
+tells it of the request's body, of hang-ups and of passed deadlines.  It holds no more of a body
+than what may have to be sent a second time, at most `limits.inspect_bytes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from aigw.errors import Code
+from aigw.policy import cors
+from aigw.policy.routes import upstream_target
+from aigw.proxy import accounting
+from aigw.proxy.admission import Request, admit, too_large, trace_client
+from aigw.proxy.deadlines import LOOK_S
+from aigw.proxy.holdings import Holdings
+from aigw.proxy.phase import Phase
+from aigw.proxy.refusal import OwnAnswer, Refusal, own_answer_bytes, refusal_answer
+from aigw.upstreams.connection import UpstreamConnection
+from aigw.upstreams.connector import ConnectFailure
+from aigw.wire.framing import (
+    REFRAMED,
+    BodyReader,
+    ChunkReader,
+    CloseReader,
+    FramingError,
+    LengthReader,
+    plan_answer,
+)
+from aigw.wire.gate import CREDENTIAL_FIELDS
+from aigw.wire.rewrite import answer_head, interim_head, request_head
+
+if TYPE_CHECKING:
+    from aigw.policy import Key, Route
+    from aigw.proxy.client import ClientConnection
+    from aigw.proxy.services import Services
+    from aigw.upstreams.group import Group
+    from aigw.upstreams.member import Member
+    from aigw.wire.head import AnswerHead, RequestHead
+
+logger = logging.getLogger("aigw")
+
+MAX_ATTEMPTS = 2
+# RFC 9110, 9.2.2: sending these twice does no more than sending them once.
+IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+NO_FIELDS: frozenset[bytes] = frozenset()
+
+
+class Exchange:
+    """One request.  The fields stand in the order of the story."""
+
+    __slots__ = (
+        # the answer
+        "answer",
+        "attempts",
+        # the request's body
+        "body",
+        "bytes_out",
+        # for its whole life
+        "client",
+        "client_is_full",
+        "connecting",
+        "connection",
+        "ends_by_close",
+        "error",
+        "first_byte_s",
+        "fresh_only",
+        "group",
+        "held_up_s",
+        # what was taken and is given back in finish
+        "holdings",
+        "is_stream",
+        "keep_client",
+        "key",
+        "last_piece",
+        "member",
+        "overhead_s",
+        "phase",
+        "piece_before",
+        "replay",
+        "replay_bytes",
+        "request",
+        "request_id",
+        # the attempt
+        "route",
+        "sent_s",
+        "services",
+        "splice",
+        "started_s",
+        "status",
+        "touched_s",
+        "tried",
+        "unsent_bytes",
+    )
+
+    def __init__(self, services: Services, client: ClientConnection, started_s: float):
+        self.services = services
+        self.client = client
+        self.phase = Phase.UPLOADING
+        self.request: Request | None = None
+        self.request_id = services.new_request_id()
+        self.started_s = started_s
+        self.touched_s = started_s
+        self.error: Code | None = None
+        self.status = 0
+        self.holdings = Holdings(services.limits)
+        self.member: Member | None = None
+        self.body: BodyReader = LengthReader(0)
+        self.held_up_s = 0.0
+        self.replay: list[bytes] | None = []
+        self.replay_bytes = 0
+        self.route: Route | None = None
+        self.key: Key | None = None
+        self.group: Group | None = None
+        self.tried: list[Member] = []
+        self.attempts = 0
+        self.fresh_only = False
+        self.connecting: asyncio.Task[None] | None = None
+        self.connection: UpstreamConnection | None = None
+        self.sent_s = 0.0
+        self.answer: AnswerHead | None = None
+        self.splice: BodyReader | None = None
+        self.keep_client = False
+        self.ends_by_close = False
+        self.first_byte_s = -1.0
+        self.bytes_out = 0
+        self.is_stream = False
+        self.last_piece = b""
+        self.piece_before = b""
+        self.client_is_full = False
+        self.unsent_bytes = 0
+        self.overhead_s = 0.0
+
+    # ---- the request -----------------------------------------------------------------------------
+
+    def begin(self, head: RequestHead, rest: bytes) -> None:
+        """Admit the request and make the first attempt, or end it here."""
+        self.services.follow_policy()
+        self.request = request = Request(head, time.time())
+        if head.is_chunked:
+            self.body = ChunkReader(REFRAMED)
+        else:
+            self.body = LengthReader(head.body_length)
+        trace_client(self.services, request, self.client.peer_ip)
+        accounting.began(self)
+        ending = admit(self.services, request) or self._take(request)
+        if ending is not None:
+            self._end_early(ending, rest)
+            return
+        accounting.accepted(self)
+        if head.expects_continue and not rest and not self.body.done:
+            self.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.request_data(rest)
+        if self.phase is not Phase.OVER:
+            self._attempt()
+
+    def _take(self, request: Request) -> Refusal | None:
+        """Check what must be taken, then take it; a refused request has taken nothing."""
+        assert request.route is not None
+        assert request.key is not None
+        self.route, self.key = request.route, request.key
+        services, now_s = self.services, self.started_s
+        self.group = group = services.group_of(self.route)
+        if group.choose(now_s, services.is_member_out) is None:
+            wait_s = group.next_in_s(now_s)
+            return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)
+        return self.holdings.take(self.key, self.route, group, now_s)
+
+    def request_data(self, data: bytes) -> None:
+        """Bytes of the request's body, and maybe of what comes after it."""
+        try:
+            piece = self.body.feed(data)
+        except FramingError as error:
+            self.fail(Refusal(Code.MALFORMED_REQUEST, f"The request body is malformed: {error}."))
+            return
+        limit_bytes = self.services.policy.body_bytes
+        if self.body.payload_bytes > limit_bytes:
+            self.fail(too_large(limit_bytes))
+            return
+        self.touched_s = self.services.clock_s
+        if piece:
+            self._forward(piece)
+        if self.body.done:
+            self._request_complete()
+        elif self.body.more:
+            self.client.feed_again()
+
+    def _forward(self, piece: bytes) -> None:
+        if self.replay is not None:
+            self.replay.append(piece)
+            self.replay_bytes += len(piece)
+            if self.connection is not None:
+                self._forget_replay_beyond(self.services.policy.inspect_bytes)
+        if self.connection is not None:
+            self.connection.transport.write(piece)
+
+    def _forget_replay_beyond(self, limit_bytes: int) -> None:
+        if self.replay_bytes > limit_bytes:
+            self.replay = None
+
+    def _request_complete(self) -> None:
+        self.client.request_complete(self.body.surplus)
+        if self.phase is Phase.UPLOADING:
+            self.phase = Phase.AWAITING
+            self._wait(self.route_in_use.first_byte_s)
+
+    @property
+    def route_in_use(self) -> Route:
+        """The route, where it is known to be settled."""
+        assert self.route is not None
+        return self.route
+
+    def _wait(self, limit_s: float) -> None:
+        """Look at this exchange when so long has passed (`deadlines.look`)."""
+        self.client.deadline_s = self.services.clock_s + limit_s
+
+    # ---- the attempt -----------------------------------------------------------------------------
+
+    def _attempt(self) -> None:
+        """Send the request to a member: over an idle connection at once, else over a new one."""
+        assert self.group is not None
+        now_s = time.monotonic()
+        member = self.group.choose(now_s, self.services.is_member_out, self.tried)
+        if member is None:
+            self.fail(Refusal(Code.UPSTREAM_ERROR, "No upstream could be reached."))
+            return
+        self.attempts += 1
+        self._use(member)
+        if not self.body.done and self.phase is Phase.UPLOADING:
+            self._wait(LOOK_S)
+        connection = None if self.fresh_only else member.take_idle(now_s)
+        if connection is not None:
+            self._send(connection)
+            return
+        if not self.body.done:
+            self.client.pause_body()
+        self.connecting = self.services.loop.create_task(self._connect(member))
+
+    def _use(self, member: Member) -> None:
+        """Count this exchange as the member's load, once."""
+        if self.member is not None:
+            self.member.inflight -= 1
+        self.member = member
+        member.inflight += 1
+
+    async def _connect(self, member: Member) -> None:
+        """Open a connection and send; the only task in a request's path, and not in a warm one."""
+        limit_s = self.route_in_use.connect_s
+        try:
+            async with asyncio.timeout(limit_s):
+                connection = await member.connector.connect(
+                    lambda: UpstreamConnection(member, time.monotonic())
+                )
+        except (ConnectFailure, TimeoutError) as failure:
+            self.connecting = None
+            self._connect_failed(member, failure)
+            return
+        except Exception as error:  # noqa: BLE001 - the edge of a task
+            self.connecting = None
+            self.broke(error)
+            return
+        self.connecting = None
+        member.connected()
+        self._send(connection)
+
+    def _connect_failed(self, member: Member, failure: ConnectFailure | TimeoutError) -> None:
+        assert self.group is not None
+        now_s = time.monotonic()
+        member.connect_failed(now_s)
+        is_timeout = isinstance(failure, TimeoutError) or failure.reason == "timeout"
+        accounting.attempt_failed(self, "connect_timeout" if is_timeout else "connect")
+        self.tried.append(member)
+        if self.attempts < MAX_ATTEMPTS and self._another_member(now_s):
+            self._attempt()
+            return
+        detail = "timeout" if isinstance(failure, TimeoutError) else failure.reason
+        code = Code.UPSTREAM_TIMEOUT if is_timeout else Code.UPSTREAM_ERROR
+        self.fail(Refusal(code, f"The upstream could not be reached ({detail})."))
+
+    def _another_member(self, now_s: float) -> bool:
+        assert self.group is not None
+        return self.group.choose(now_s, self.services.is_member_out, self.tried) is not None
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        """Write the head and what there is of the body in one go."""
+        assert self.request is not None
+        assert self.group is not None
+        head = self.request.head
+        self.connection = connection
+        connection.begin(self, head.method, self.services.policy.upstream_head_bytes)
+        member = connection.member.settings
+        target = upstream_target(
+            self.route_in_use, member.base_path, self.request.path, self.request.query
+        )
+        passes_own = self.group.settings.credential_lines is None
+        withheld = self.request.gateway_fields if passes_own else CREDENTIAL_FIELDS
+        lines = self.group.credential_lines()
+        pieces = [request_head(head, target, member.host_field, lines, withheld)]
+        if self.replay:
+            pieces += self.replay
+        connection.transport.write(b"".join(pieces))
+        self.sent_s = time.monotonic()
+        if self.attempts == 1 and connection.uses > 1:
+            self.overhead_s += self.sent_s - self.started_s
+        if connection.uses == 1 or not self._is_replayable():
+            self.replay = None
+        else:
+            self._forget_replay_beyond(self.services.policy.inspect_bytes)
+        self.touched_s = self.services.clock_s
+        self.client.resume_body()
+
+    def _is_replayable(self) -> bool:
+        assert self.request is not None
+        head = self.request.head
+        return head.method in IDEMPOTENT_METHODS or b"idempotency-key" in head.known
+
+    def _lost_before_answer(self, why: str) -> None:
+        """The connection ended without a byte of an answer, or in the middle of its head."""
+        connection = self._detach()
+        was_idle_end = connection.uses > 1 and not connection.answer_began
+        connection.drop()
+        if was_idle_end and self.replay is not None and self.attempts < MAX_ATTEMPTS:
+            accounting.attempt_failed(self, "reused")
+            self.fresh_only = True
+            self._attempt()
+            return
+        accounting.attempt_failed(self, "reset")
+        lines = b"x-should-retry: true\r\n" if was_idle_end else b""
+        message = f"The upstream ended the connection before it answered ({why})."
+        self.fail(Refusal(Code.UPSTREAM_ERROR, message, lines=lines))
+
+    def _detach(self) -> UpstreamConnection:
+        connection = self.connection
+        assert connection is not None
+        self.connection = None
+        connection.leave()
+        return connection
+
+    # ---- the answer ------------------------------------------------------------------------------
+
+    def answer_interim(self, head: AnswerHead) -> None:
+        assert self.request is not None
+        if head.status != 100 and not self.request.head.is_http_1_0:
+            self.client.write(interim_head(head))
+
+    def answer_started(self, head: AnswerHead, rest: bytes) -> None:
+        """Write the answer's head anew, together with what came with it."""
+        assert self.request is not None
+        assert self.connection is not None
+        assert self.group is not None
+        arrived_s = time.monotonic()
+        if head.status in (401, 403) and self.group.settings.credential_lines:
+            accounting.attempt_failed(self, "auth")
+            message = "The upstream refused the gateway's own credential."
+            self.fail(Refusal(Code.UPSTREAM_AUTH_ERROR, message))
+            return
+        request = self.request.head
+        plan = plan_answer(request.method, head.status, head.body_length, request.is_http_1_0)
+        self.answer, self.splice, self.phase = head, plan.reader, Phase.ANSWERING
+        self.replay = None
+        self.status = head.status
+        self.first_byte_s = arrived_s
+        self.is_stream = head.known.get(b"content-type", b"").startswith(b"text/event-stream")
+        self.ends_by_close = plan.ends_by_close
+        self.keep_client = (
+            self.body.done and not plan.ends_by_close and self.client.may_stay(request)
+        )
+        lines, withheld = self._own_lines(plan.framing_line)
+        if plan.drops_length:
+            withheld |= {b"content-length"}
+        self.connection.note_keep_alive(head)
+        self._wait(self.route_in_use.idle_s)
+        self._relay(rest, answer_head(head, lines, withheld))
+        self.overhead_s += time.monotonic() - arrived_s
+
+    def _own_lines(self, framing_line: bytes) -> tuple[bytes, frozenset[bytes]]:
+        """The lines that the gateway adds to a forwarded answer, and the fields they replace."""
+        assert self.request is not None
+        lines = framing_line + self.common_lines()
+        if self.holdings.standing is not None:
+            lines += self.holdings.standing.header_lines(b"x-aigw-")
+        if self.route is not None and self.route.cors_origins:
+            return lines, cors.ANSWER_FIELDS
+        return lines, NO_FIELDS
+
+    def common_lines(self) -> bytes:
+        """What every answer carries, forwarded or our own: id, connection, permission."""
+        lines = b"x-aigw-request-id: %b\r\n" % self.request_id.encode()
+        request = self.request
+        if not self.keep_client:
+            lines += b"Connection: close\r\n"
+        elif request is not None and request.head.is_http_1_0:
+            lines += b"Connection: keep-alive\r\n"
+        if request is not None and request.origin is not None:
+            lines += cors.answer_lines(request.origin)
+        return lines
+
+    def answer_data(self, data: bytes) -> None:
+        """A chunk of the answer: written to the client in the callback that brought it."""
+        self.touched_s = self.services.clock_s
+        self._relay(data, b"")
+
+    def _relay(self, data: bytes, head: bytes) -> None:
+        splice = self.splice
+        assert splice is not None
+        try:
+            piece = splice.feed(data)
+        except FramingError as error:
+            if head:
+                self.client.write(head)
+            self._truncated(f"framing: {error}")
+            return
+        if head:
+            self.client.write(head + piece)
+        elif piece:
+            self.client.write(piece)
+        if piece:
+            self.bytes_out += len(piece)
+            self.piece_before, self.last_piece = self.last_piece, piece
+        if splice.done:
+            self._answer_complete()
+        elif splice.more:
+            self._walk_on()
+
+    def _walk_on(self) -> None:
+        """Too many chunks for one turn of the loop: stop reading and go on in the next."""
+        assert self.connection is not None
+        self.connection.transport.pause_reading()
+        self.services.loop.call_soon(self._walk_next)
+
+    def _walk_next(self) -> None:
+        if self.phase is Phase.ANSWERING and self.connection is not None:
+            if not self.client_is_full:
+                self.connection.transport.resume_reading()
+            self._relay(b"", b"")
+
+    def upstream_ended(self) -> None:
+        """The upstream's FIN: the end of a body that ends so, else a loss."""
+        if self.splice is None:
+            self._lost_before_answer("connection closed")
+            return
+        try:
+            tail = self.splice.finish()
+        except FramingError as error:
+            self._truncated(str(error))
+            return
+        if tail:
+            self.client.write(tail)
+        self._answer_complete()
+
+    def upstream_lost(self, why: str) -> None:
+        if self.splice is None:
+            self._lost_before_answer(why)
+        else:
+            self._truncated(why)
+
+    def answer_malformed(self, why: str) -> None:
+        accounting.attempt_failed(self, "malformed")
+        self.fail(Refusal(Code.UPSTREAM_ERROR, f"The upstream's answer is malformed: {why}."))
+
+    def _answer_complete(self) -> None:
+        assert self.splice is not None
+        assert self.answer is not None
+        connection = self._detach()
+        is_clean = (
+            self.body.done
+            and not self.splice.surplus
+            and not isinstance(self.splice, CloseReader)
+            and self.answer.keep_alive
+        )
+        if is_clean:
+            if self.client_is_full:
+                connection.transport.resume_reading()
+            connection.member.give_idle(connection, time.monotonic())
+        else:
+            connection.drop()
+        accounting.attempt_succeeded(self)
+        self.finish(None)
+        self.client.answer_complete(self.keep_client and self.body.done)
+
+    def _truncated(self, why: str) -> None:
+        """The answer was cut: the client must see it cut."""
+        accounting.attempt_failed(self, "truncated")
+        self.break_off(Code.UPSTREAM_TRUNCATED)
+
+    def break_off(self, code: Code) -> None:
+        """End a half answer so that it looks like one; what was relayed is still delivered."""
+        self.finish(code)
+        self.client.break_off(reset=self.ends_by_close)
+
+    # ---- flow control ----------------------------------------------------------------------------
+
+    def upstream_writable(self, writable: bool) -> None:
+        """Backpressure towards the client, while its body is arriving."""
+        if writable:
+            self.client.resume_body()
+        elif not self.body.done:
+            self.client.pause_body()
+
+    def client_writable(self, writable: bool) -> None:
+        """Backpressure towards the upstream."""
+        self.client_is_full = not writable
+        if self.connection is None or self.connection.transport.is_closing():
+            return
+        if writable:
+            self.connection.transport.resume_reading()
+        else:
+            self.connection.transport.pause_reading()
+            self.unsent_bytes = self.client.unsent_bytes()
+
+    # ---- how it can end --------------------------------------------------------------------------
+
+    def client_lost(self) -> None:
+        """The client has hung up: cancel the upstream at once."""
+        if self.phase is Phase.OVER:
+            return
+        heard_all = self.is_stream and b"[DONE]" in self.piece_before[-8:] + self.last_piece
+        if heard_all:
+            accounting.attempt_succeeded(self)
+        self.finish(None if heard_all else Code.CLIENT_CLOSED)
+
+    def client_ended_early(self) -> None:
+        """The client's FIN inside its request."""
+        self.fail(Refusal(Code.MALFORMED_REQUEST, "The request ended before its body did."))
+
+    def fail(self, refusal: Refusal) -> None:
+        """End with the gateway's own error, or visibly cut where the answer has begun."""
+        if self.phase is Phase.ANSWERING:
+            self.break_off(refusal.code)
+        else:
+            self._answer_by_ourselves(refusal)
+
+    def broke(self, error: Exception) -> None:
+        """A fault of our own: say so, and go on serving the others."""
+        where = error.__traceback__
+        while where is not None and where.tb_next is not None:
+            where = where.tb_next
+        line = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
+        logger.error("internal error at %s: %s", line, type(error).__name__)
+        self.fail(Refusal(Code.INTERNAL_ERROR, "The gateway failed to handle this request."))
+
+    def refuse_head(self, refusal: Refusal) -> None:
+        """A head that could not be read as a request."""
+        accounting.began(self)
+        self._answer_by_ourselves(refusal)
+
+    def _end_early(self, ending: Refusal | OwnAnswer, rest: bytes) -> None:
+        """Answer without an upstream; a body that came whole is passed over."""
+        try:
+            self.body.feed(rest)
+        except FramingError:
+            self.body = ChunkReader(REFRAMED)
+        if self.body.done:
+            self.client.request_complete(self.body.surplus)
+        self._answer_by_ourselves(ending)
+
+    def _answer_by_ourselves(self, ending: Refusal | OwnAnswer) -> None:
+        request = self.request
+        code = None
+        if isinstance(ending, Refusal):
+            code = ending.code
+            ending = refusal_answer(ending, self.request_id)
+        self.status = ending.status
+        self.keep_client = (
+            request is not None and self.body.done and self.client.may_stay(request.head)
+        )
+        without_body = request is not None and request.head.method == b"HEAD"
+        lines = self.services.date_line + self.common_lines()
+        out = own_answer_bytes(ending, lines, without_body)
+        self.bytes_out = 0 if without_body else len(ending.body)
+        self.first_byte_s = time.monotonic()
+        keep = self.keep_client
+        waits_for_continue = (
+            request is not None
+            and request.head.expects_continue
+            and self.body.payload_bytes == 0
+            and self.attempts == 0
+        )
+        self.finish(code)
+        self.client.write(out)
+        self.client.answer_complete(keep, may_be_sending=not waits_for_continue)
+
+    def finish(self, error: Code | None) -> None:
+        """The end, exactly once: give back what was taken, stop what is under way, account."""
+        if self.phase is Phase.OVER:
+            return
+        self.phase = Phase.OVER
+        self.error = error
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        if self.connection is not None:
+            self._detach().drop()
+        if self.member is not None:
+            self.member.inflight -= 1
+        self.holdings.give_back()
+        accounting.ended(self)

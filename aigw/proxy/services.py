@@ -1,0 +1,101 @@
+"""What every connection of one worker shares, and may change only between two requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from aigw.policy import load_policy
+from aigw.policy.client_address import TrustedProxies
+from aigw.upstreams.group import Group
+
+# The controller waits so long for acknowledgements before it has a worker replaced.
+RELOAD_LATE_S = 2.0
+
+if TYPE_CHECKING:
+    from aigw.memory import Memory
+    from aigw.observe.access_log import AccessLog
+    from aigw.observe.metrics import WorkerMetrics
+    from aigw.policy import Policy, Route
+    from aigw.policy.limits import Limits
+    from aigw.proxy.client import ClientConnection
+
+
+class Services:
+    """One worker's tables, tools and clock.
+
+    `clock_s` is the monotonic time of the last sweep: good enough for deadlines, and free.
+    """
+
+    def __init__(self, memory: Memory, limits: Limits, metrics: WorkerMetrics, log: AccessLog):
+        self.memory = memory
+        self.limits = limits
+        self.metrics = metrics
+        self.log = log
+        self.loop = asyncio.get_running_loop()
+        self.connections: set[ClientConnection] = set()
+        self.connection_limit = 0
+        self.draining = False  # answer what comes, and close
+        self.retired = False  # admit nothing new
+        self.policy_version = 0
+        self._request_prefix = "req_" + os.urandom(6).hex()
+        self._request_count = 0
+        self._groups: dict[str, Group] = {}
+        self.tick(time.monotonic())
+
+    # ---- the policy ----
+
+    policy: Policy
+    trusted: TrustedProxies
+
+    def use_policy(self, version: int, policy: Policy) -> None:
+        """Swap the policy; upstreams that it leaves as they were keep their connections."""
+        self.policy = policy
+        self.policy_version = version
+        self.trusted = TrustedProxies(policy.trusted_proxies)
+        old = self._groups
+        self._groups = {}
+        for settings in policy.upstreams:
+            group = old.get(settings.name)
+            if group is None or group.settings != settings:
+                group = Group(settings)
+            self._groups[settings.name] = group
+        for name, group in old.items():
+            if self._groups.get(name) is not group:
+                group.retire()
+
+    def follow_policy(self) -> None:
+        """Take the newest policy; called at each request and each sweep, so one load if it is old.
+
+        Who missed one for `RELOAD_LATE_S` has a successor by now and admits nothing any more.
+        """
+        area = self.memory.policy
+        if area.version == self.policy_version:
+            return
+        if time.monotonic_ns() - area.published_at_ns > RELOAD_LATE_S * 1e9:
+            self.retired = True
+            return
+        version, blob = area.read()
+        self.use_policy(version, load_policy(blob))
+
+    def groups(self) -> list[Group]:
+        return list(self._groups.values())
+
+    def group_of(self, route: Route) -> Group:
+        return self._groups[self.policy.upstreams[route.upstream].name]
+
+    def is_member_out(self, health_row: int) -> bool:
+        """The verdict of the active checks; without any a member is in."""
+        return health_row >= 0 and self.memory.health.is_out(health_row, time.monotonic_ns())
+
+    def tick(self, now_s: float) -> None:
+        """Move the coarse clock and the Date field (RFC 9110, 6.6.1)."""
+        self.clock_s = now_s
+        self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
+
+    def new_request_id(self) -> str:
+        self._request_count += 1
+        return f"{self._request_prefix}{self._request_count:08x}"

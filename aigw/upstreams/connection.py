@@ -1,0 +1,159 @@
+"""One connection to an upstream: it reads answer heads and hands the rest on as it comes.
+
+A connection serves one exchange at a time, its owner, and is idle in a pool in between.  It keeps
+reading while idle: an end, a reset or a stray byte drops it at once, so that no answer to nobody
+is ever taken for the answer to the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Protocol, cast
+
+from aigw.wire.head import AnswerHead, AnswerReader, HeadError
+
+if TYPE_CHECKING:
+    from aigw.upstreams.member import Member
+
+KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,6})(?:$|[,; \t])", re.IGNORECASE)
+# Stop using a connection this long before the upstream says that it will close it.
+KEEP_ALIVE_MARGIN_S = 1.0
+
+
+class Owner(Protocol):
+    """The exchange that a connection serves: what it is told, in the order it can happen."""
+
+    def upstream_writable(self, writable: bool) -> None:
+        """The connection's send buffer is full, or has room again."""
+
+    def answer_interim(self, head: AnswerHead) -> None:
+        """An interim answer (1xx)."""
+
+    def answer_started(self, head: AnswerHead, rest: bytes) -> None:
+        """The answer's head, and what came with it."""
+
+    def answer_data(self, data: bytes) -> None:
+        """Bytes of the answer's body."""
+
+    def answer_malformed(self, why: str) -> None:
+        """The answer's head is one that must not pass."""
+
+    def broke(self, error: Exception) -> None:
+        """A fault of our own."""
+
+    def upstream_ended(self) -> None:
+        """The upstream ended its side in order."""
+
+    def upstream_lost(self, why: str) -> None:
+        """The connection broke."""
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """See the head of the file.  Fields: for the connection's life, then for one exchange."""
+
+    __slots__ = (
+        "_reader",
+        "answer_began",
+        "idle_since_s",
+        "is_closed",
+        "keep_alive_s",
+        "member",
+        "opened_s",
+        "owner",
+        "transport",
+        "uses",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, member: Member, now_s: float):
+        self.member = member
+        self.opened_s = now_s
+        self.idle_since_s = now_s
+        self.keep_alive_s = member.pool_settings.keep_alive_s
+        self.uses = 0
+        self.is_closed = False
+        self.owner: Owner | None = None
+        self._reader: AnswerReader | None = None
+        self.answer_began = False  # has one byte of the answer arrived?
+
+    # ---- what the owner does ----
+
+    def begin(self, owner: Owner, method: bytes, max_head_bytes: int) -> None:
+        """Serve one exchange; the owner writes its request to `transport`."""
+        self.owner = owner
+        self.uses += 1
+        self.answer_began = False
+        self._reader = AnswerReader(method, max_head_bytes)
+
+    def note_keep_alive(self, head: AnswerHead) -> None:
+        """Honour a `Keep-Alive: timeout=N` that is shorter than our own."""
+        field = head.known.get(b"keep-alive")
+        found = KEEP_ALIVE_TIMEOUT.search(field) if field else None
+        if found:
+            limit_s = max(0.0, int(found.group(1)) - KEEP_ALIVE_MARGIN_S)
+            self.keep_alive_s = min(self.keep_alive_s, limit_s)
+
+    def leave(self) -> None:
+        """The owner is done with the connection and will hear no more of it."""
+        self.owner = None
+        self._reader = None
+
+    def drop(self) -> None:
+        """Close at once, whatever is under way."""
+        self.leave()
+        self.is_closed = True
+        self.transport.abort()
+
+    # ---- what the event loop tells ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        owner = self.owner
+        if owner is None:
+            self.member.forget(self)
+            self.drop()
+            return
+        try:
+            if self._reader is None:
+                owner.answer_data(data)
+            else:
+                self._read_head(owner, self._reader, data)
+        except Exception as error:  # noqa: BLE001 - the edge of a task
+            owner.broke(error)
+
+    def _read_head(self, owner: Owner, reader: AnswerReader, data: bytes) -> None:
+        self.answer_began = True
+        try:
+            head = reader.feed(data)
+        except HeadError as error:
+            owner.answer_malformed(str(error))
+            return
+        while reader.interim:
+            owner.answer_interim(reader.interim.pop(0))
+        if head is not None and self.owner is owner:
+            self._reader = None
+            owner.answer_started(head, reader.rest)
+
+    def eof_received(self) -> bool:
+        if self.owner is not None:
+            self.owner.upstream_ended()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_closed = True
+        if self.owner is not None:
+            self.owner.upstream_lost(str(exc) if exc else "connection closed")
+        else:
+            self.member.forget(self)
+
+    def pause_writing(self) -> None:
+        if self.owner is not None:
+            self.owner.upstream_writable(False)
+
+    def resume_writing(self) -> None:
+        if self.owner is not None:
+            self.owner.upstream_writable(True)

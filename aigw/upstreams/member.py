@@ -1,0 +1,105 @@
+"""One URL of an upstream: its idle connections, its load, and what we have seen of its health.
+
+Idle connections are kept last in, first out: the warmest is used, the others age and go.
+"""
+
+from __future__ import annotations
+
+from aigw import policy
+from aigw.upstreams.connection import UpstreamConnection
+from aigw.upstreams.connector import Connector, Origin, TLSSettings
+
+# Passive health: so many connect failures in a row keep a member out for so long.
+CONNECT_FAILURES_OUT = 3
+OUT_S = 5.0
+
+
+class Member:
+    """The state of one member in one worker."""
+
+    __slots__ = (
+        "connector",
+        "failures_in_row",
+        "health_row",
+        "idle",
+        "inflight",
+        "label",
+        "out_until_s",
+        "pool_settings",
+        "retired",
+        "settings",
+    )
+
+    def __init__(self, upstream: policy.UpstreamPolicy, settings: policy.Member):
+        self.settings = settings
+        self.label = settings.label
+        self.health_row = settings.health_row
+        self.pool_settings = upstream.pool
+        tls = None
+        if settings.scheme == "https":
+            tls = TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
+        self.connector = Connector(Origin(settings.scheme, settings.host, settings.port), tls)
+        self.idle: list[UpstreamConnection] = []
+        self.inflight = 0  # exchanges that it is serving for this worker
+        self.failures_in_row = 0
+        self.out_until_s = 0.0
+        self.retired = False
+
+    # ---- connections ----
+
+    def take_idle(self, now_s: float) -> UpstreamConnection | None:
+        """The warmest idle connection that is still good."""
+        while self.idle:
+            connection = self.idle.pop()
+            if self._is_good(connection, now_s):
+                return connection
+            connection.drop()
+        return None
+
+    def give_idle(self, connection: UpstreamConnection, now_s: float) -> None:
+        """Take back a connection whose last exchange ended cleanly."""
+        connection.leave()
+        connection.idle_since_s = now_s
+        full = len(self.idle) >= self.pool_settings.idle_connections
+        if self.retired or full or not self._is_good(connection, now_s):
+            connection.drop()
+            return
+        self.connector.remember_session(connection.transport)
+        self.idle.append(connection)
+
+    def _is_good(self, connection: UpstreamConnection, now_s: float) -> bool:
+        return not (
+            connection.is_closed
+            or connection.transport.is_closing()
+            or now_s - connection.idle_since_s >= connection.keep_alive_s
+            or now_s - connection.opened_s >= self.pool_settings.max_age_s
+        )
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """An idle connection has ended by itself."""
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    def sweep(self, now_s: float) -> None:
+        """Drop the idle connections that have outlived their time."""
+        stale = [c for c in self.idle if not self._is_good(c, now_s)]
+        for connection in stale:
+            self.idle.remove(connection)
+            connection.drop()
+
+    def retire(self) -> None:
+        """The policy no longer knows this member: nothing goes back to the pool."""
+        self.retired = True
+        while self.idle:
+            self.idle.pop().drop()
+
+    # ---- passive health ----
+
+    def connected(self) -> None:
+        self.failures_in_row = 0
+        self.out_until_s = 0.0
+
+    def connect_failed(self, now_s: float) -> None:
+        self.failures_in_row += 1
+        if self.failures_in_row >= CONNECT_FAILURES_OUT:
+            self.out_until_s = now_s + OUT_S
