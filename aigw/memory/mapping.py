@@ -19,7 +19,7 @@ from aigw.memory.words import Control, WorkerRow
 
 # Python names this flag from 3.13 on.  Without it a kernel that refuses to overcommit would count
 # the whole mapping, untouched as it is, against its limit.  macOS has no such flag nor need.
-MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 def map_shared(size_bytes: int) -> mmap.mmap:
