@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 
 # A size line: hexadecimal digits, an extension without control characters (RFC 9112, 7.1.1).
 # 15 digits stay below 2**60.  Trailing blanks are what some servers pad with.
-SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\r\n")
-SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,15}[ \t]*(;[\t\x20-\x7e\x80-\xff]*)?\r?")
+SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)\r\n")
+SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)\r?")
 TRAILER_LINE = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")
 TRAILER_LINE_START = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+(:[\t\x20-\x7e\x80-\xff]*)?)?\r?")
 
