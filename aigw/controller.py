@@ -17,6 +17,7 @@ import logging
 import os
 import random
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,8 +30,7 @@ from aigw.config import ConfigError
 from aigw.errors import StartError
 from aigw.memory import CounterRegion, WorkerState
 from aigw.observe.metrics import Regions, WorkerMetrics
-from aigw.policy import Policy, UpstreamPolicy, compile_policy, load_policy
-from aigw.policy.compiled import rows_of
+from aigw.policy import Policy, UpstreamPolicy, compile_policy, load_policy, retain_rows
 from aigw.upstreams.connector import prepare_tls
 from aigw.upstreams.health import HealthChecks, checks_of, tls_of
 
@@ -88,7 +88,7 @@ class Controller:
     async def run(self) -> None:
         """Check, answer and obey until the pipe ends."""
         # A predecessor may have died between publishing and giving up rows.
-        self._memory.rows.retain(rows_of(self._policy))
+        retain_rows(self._memory, self._policy)
         self._checks.update(checks_of(self._policy))
         listener = AdminListener(self)
         try:
@@ -187,7 +187,7 @@ class Controller:
             return await self._put_in_force(version, policy)
         for problem in problems:
             log.error("nothing reloaded: %s", problem)
-        await asyncio.to_thread(self._memory.rows.retain, rows_of(self._policy))
+        await asyncio.to_thread(retain_rows, self._memory, self._policy)
         return Reloaded(self._memory.policy.version, problems)
 
     def _made_anew(self) -> tuple[bytes, Policy]:
@@ -196,7 +196,7 @@ class Controller:
             raise StartError("aigw is draining")
         settings = self._child.reload()
         _refuse_what_is_fixed(self._child.listen, settings.listen)
-        blob = compile_policy(settings, self._memory, self._policy)
+        blob = compile_policy(settings, self._memory, time.monotonic())
         policy = load_policy(blob)
         prepare_tls(tls_of(upstream) for upstream in policy.upstreams if _speaks_tls(upstream))
         return blob, policy
@@ -210,7 +210,7 @@ class Controller:
         for index in late:
             log.warning("worker %d has not taken policy %d: it is replaced", index, version)
             self._report(f"retire {index}")
-        await asyncio.to_thread(self._memory.rows.retain, rows_of(policy))
+        await asyncio.to_thread(retain_rows, self._memory, policy)
         log.info(
             "policy %d in force: %d keys, %d routes, %d upstreams",
             *(version, len(policy.keys), len(policy.routes), len(policy.upstreams)),

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import h11
 
@@ -257,10 +257,9 @@ class _Probe(asyncio.Protocol):
             await self._lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
         if self._request:
-            transport.write(self._request)
+            self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         if self._connection is None or self._status.done():
