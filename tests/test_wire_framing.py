@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import h11
 import pytest
 from hypothesis import example, given
@@ -26,7 +28,7 @@ def feed_all(reader: BodyReader, data: bytes, cuts: list[int]) -> bytes:
     """Feed `data` cut at the given places, as the proxy would; returns what went on."""
     edges = sorted({cut % (len(data) + 1) for cut in cuts} | {0, len(data)})
     out = b""
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         if reader.done:
             reader.surplus += data[start:]
             break

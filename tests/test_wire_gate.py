@@ -25,7 +25,9 @@ REFUSED_REQUESTS = {
     "Host with a blank": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
     "Host with userinfo": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    "equal lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\n",
+    "equal lengths": (
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\n"
+    ),
     "length list": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
     "length +1": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n",
     "length -1": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n\r\n",
@@ -54,10 +56,14 @@ REFUSED_REQUESTS = {
     "Transfer_Encoding": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n",
     "Content_Length": b"POST / HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n",
     "X_API_Key": b"GET / HTTP/1.1\r\nHost: a\r\nX_API_Key: user1\r\n\r\n",
-    "two Authorizations": b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nauthorization: a\r\n\r\n",
+    "two Authorizations": (
+        b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nauthorization: a\r\n\r\n"
+    ),
     "two X-API-Keys": b"GET / HTTP/1.1\r\nHost: a\r\nX-API-Key: a\r\nX-Api-Key: b\r\n\r\n",
     "two api-keys": b"GET / HTTP/1.1\r\nHost: a\r\napi-key: a\r\napi-key: b\r\n\r\n",
-    "two x-goog-api-keys": b"GET / HTTP/1.1\r\nHost: a\r\nx-goog-api-key: a\r\nx-goog-api-key: b\r\n\r\n",
+    "two x-goog-api-keys": (
+        b"GET / HTTP/1.1\r\nHost: a\r\nx-goog-api-key: a\r\nx-goog-api-key: b\r\n\r\n"
+    ),
     "HTTP/2.0": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
     "HTTP/1.2": b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
     "HTTP/0.9": b"GET / HTTP/0.9\r\nHost: a\r\n\r\n",
