@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from aigw.config.problems import OptionError
+from aigw.config.problems import OptionError, reason
 
 MAX_PEM_BYTES = 4 * 1024 * 1024  # the bundle of a whole system's trust store has 0.2 MiB
 
@@ -36,15 +36,15 @@ def faults(ca: str, cert: str, cert_key: str) -> Iterator[tuple[str, str]]:
 def _check_pem(path: Path) -> None:
     try:
         if path.exists() and not path.is_file():
-            raise OptionError("is not a regular file")
+            raise OptionError(f"{path} is not a regular file")
         with path.open("rb") as file:
             content = file.read(MAX_PEM_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise OptionError(f"can't be read: {getattr(error, 'strerror', None) or error}") from None
+        raise OptionError(f"can't read {path}: {reason(error)}") from None
     if len(content) > MAX_PEM_BYTES:
-        raise OptionError("is too large for a PEM file")
+        raise OptionError(f"{path} is too large for a PEM file")
     if b"-----BEGIN " not in content:
-        raise OptionError('is not a PEM file (it has no "-----BEGIN …" line)')
+        raise OptionError(f'{path} is not a PEM file (it has no "-----BEGIN …" line)')
 
 
 def _ca_fault(ca: str) -> str:
@@ -53,7 +53,7 @@ def _ca_fault(ca: str) -> str:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca)
     except (ssl.SSLError, OSError) as error:
-        return f"holds no usable certificate: {_reason(error)}"
+        return f"{ca} holds no usable certificate: {_said(error)}"
     return ""
 
 
@@ -67,9 +67,9 @@ def _pair_faults(cert: str, cert_key: str) -> Iterator[tuple[str, str]]:
         if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
             yield "cert_key", "does not belong to the certificate in `cert`"
         else:
-            yield "cert_key", f"can't be used with `cert` (has it a password?): {_reason(error)}"
+            yield "cert_key", f"can't be used with `cert` (has it a password?): {_said(error)}"
 
 
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None)
-    return reason.replace("_", " ").lower() if reason else str(error)
+def _said(error: Exception) -> str:
+    said = getattr(error, "reason", None)
+    return said.replace("_", " ").lower() if said else str(error)

@@ -98,7 +98,7 @@ def _rate(rate: Rate, at: At) -> None:
 
 def _key_routes(key: KeySettings, known: set[str], at: At) -> None:
     for index, path in enumerate(key.routes or ()):
-        if path not in known:
+        if known and path not in known:
             at.child("routes", index).report(
                 f'no route has the path "{path}"{nearest(path, known)}'
             )
@@ -123,12 +123,12 @@ def _route(route: RouteSettings, upstreams: dict[str, UpstreamSettings], at: At)
     for index, target in enumerate(route.targets):
         target_at = at.child("targets", index, "upstream")
         upstream = upstreams.get(target.upstream)
-        if upstream is None:
+        if upstream is None and upstreams:
             near = nearest(target.upstream, upstreams)
             target_at.report(f'no upstream has the name "{target.upstream}"{near}')
-        elif not route.strip_prefix:
+        elif upstream and not route.strip_prefix:
             _doubled(route.path, upstream, target_at)
-    if route.strip_prefix and not grammar.within(route.path, route.strip_prefix):
+    if route.path and route.strip_prefix and not grammar.within(route.path, route.strip_prefix):
         at.child("strip_prefix").report(
             f'must be the beginning of the path "{route.path}", up to a "/"'
         )
@@ -137,26 +137,24 @@ def _route(route: RouteSettings, upstreams: dict[str, UpstreamSettings], at: At)
 
 
 def _doubled(path: str, upstream: UpstreamSettings, at: At) -> None:
-    """The commonest mistake: the path of the SDK's base URL given twice."""
+    """The commonest mistake: the /v1 of an SDK's base URL given in the route and in the url."""
     for url in upstream.urls:
-        if path != "/" and url.endswith(path):
+        base = "/" + url.partition("://")[2].partition("/")[2]
+        if path not in ("", "/") and base.endswith(path):
             at.report(
-                f'would ask "{upstream.name}" for {path}{path}/…: take "{path}" off its url, '
+                f'would ask "{upstream.name}" for {base}{path}/…: take "{path}" off its url, '
                 f'or set strip_prefix = "{path}"'
             )
 
 
 def _shadowed(routes: Sequence[RouteSettings], places: Sequence[At]) -> None:
-    for index, (route, place) in enumerate(zip(routes, places, strict=True)):
-        for earlier, earlier_at in zip(routes[:index], places, strict=False):
-            if earlier.path and route.path and grammar.within(route.path, earlier.path):
-                cure = (
-                    "remove one of them"
-                    if route.path == earlier.path
-                    else "put the longer path first"
-                )
-                place.child("path").report(
-                    f'is never reached, {earlier_at.seen_from(place)} takes "{earlier.path}" '
-                    f"first: {cure}"
-                )
-                break
+    first: dict[str, At] = {}
+    for route, place in zip(routes, places, strict=True):
+        taken = next((path for path in grammar.prefixes(route.path) if path in first), None)
+        if taken is None:
+            first[route.path] = place
+            continue
+        cure = "remove one of them" if taken == route.path else "put the longer path first"
+        place.child("path").report(
+            f'is never reached, {first[taken].seen_from(place)} takes "{taken}" first: {cure}'
+        )

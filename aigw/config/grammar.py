@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 
 from aigw.config.problems import OptionError
 
@@ -40,7 +41,7 @@ _TARGET = re.compile(rf"(?:/{_SEGMENT}*)+(?:\?(?:{_SEGMENT}|[/?%])*)?\Z")
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\Z")
 _PORT = re.compile(r"[0-9]{1,5}\Z")
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")  # RFC 9110, 5.6.2
-_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?\Z", re.DOTALL)
+_AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?\Z")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*\Z")
 
 
@@ -88,7 +89,7 @@ def address(text: str) -> str:
         return _unix_address(text)
     match = _AUTHORITY.match(text)
     if match is None:
-        if text.count(":") > 1:
+        if text.count(":") > 1 and "/" not in text:
             raise OptionError('an IPv6 address stands in brackets: "[::1]:8080"')
         raise OptionError('must be "host:port", "[v6]:port" or "unix:/path"')
     where, digits = match.groups()
@@ -183,6 +184,16 @@ def within(path: str, prefix: str) -> bool:
     return prefix == "/" or path == prefix or path.startswith(prefix + "/")
 
 
+def prefixes(path: str) -> Iterator[str]:
+    """The paths that `path` lies within, shortest first, itself last; none of an empty one."""
+    if path:
+        yield "/"
+    parts = path.split("/")
+    for count in range(2, len(parts) + 1):
+        if path != "/":
+            yield "/".join(parts[:count])
+
+
 def url(text: str) -> str:
     """An upstream's URL: http or https, host, port and a base path, without a slash at the end."""
     scheme, separator, rest = text.partition("://")
@@ -197,7 +208,7 @@ def url(text: str) -> str:
         raise OptionError("must have no user or password, put it into `credentials`")
     match = _AUTHORITY.match(authority)
     if match is None or not match[1]:
-        raise OptionError('needs a host: "https://api.example.com"')
+        raise OptionError('needs a host: "https://api.example.com", "http://[::1]:8000"')
     where = host(match[1]).lower()
     number = "" if match[2] is None else f":{port(match[2], least=1)}"
     if number == f":{DEFAULT_PORTS[scheme.lower()]}":

@@ -15,20 +15,21 @@ import msgspec
 
 from aigw.config import grammar
 from aigw.config.checks import check
-from aigw.config.problems import At, ConfigError, Document, OptionError, Problem, Reading
+from aigw.config.problems import At, ConfigError, Document, OptionError, Problem, Reading, reason
 from aigw.config.readers import read_table
 from aigw.config.schema import MOST_WORKERS, KeySettings, KeysFile, Listen, Settings
 from aigw.errors import StartError
 
 MAX_FILE_BYTES = 64 * 1024 * 1024  # 300,000 keys; /dev/zero is not a configuration
 
+_LONG_NUMBER = re.compile(r"[0-9_]{4000}")  # Python reads integers of up to 4,300 digits
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
     """Read, check and resolve a configuration; raises `ConfigError` with every fault in it."""
-    reading = Reading(environ)
     raw, document = _parse(path)
+    reading = Reading(environ, document.file)
     at = At(reading, document)
     settings = read_table(Settings, raw, at)
     keys = list(settings.keys)
@@ -49,8 +50,8 @@ def load_admin(path: Path, environ: Mapping[str, str]) -> Listen:
     For `aigw reload` and `aigw stop`: they need not have the variables of the rest, and must work
     while it is wrong.  Raises `ConfigError`.
     """
-    reading = Reading(environ)
     raw, document = _parse(path)
+    reading = Reading(environ, document.file)
     listen = raw.get("listen")
     given = listen if isinstance(listen, dict) else {}
     wanted = {name: given[name] for name in ("admin", "admin_token") if name in given}
@@ -63,14 +64,12 @@ def _read_keys_file(path: Path, at: At) -> tuple[tuple[KeySettings, ...], list[A
     try:
         raw, document = _parse(path)
     except ConfigError as error:
-        problem = error.problems[0]
-        if problem.line is None:
-            at.child("keys_file").report(problem.message)
-            return (), []
-        raise
-    keys_at = At(at.reading, document)
-    keys = read_table(KeysFile, raw, keys_at).keys
-    return keys, [keys_at.child("keys", index) for index in range(len(keys))]
+        for problem in error.problems:
+            at.reading.add(problem)
+        return (), []
+    file_at = At(at.reading, document)
+    keys = read_table(KeysFile, raw, file_at).keys
+    return keys, [file_at.child("keys", index) for index in range(len(keys))]
 
 
 def _parse(path: Path) -> tuple[dict[str, object], Document]:
@@ -93,8 +92,8 @@ def _read(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([Problem(str(path), None, "", f"can't be read: {why}")]) from None
+        what = f"can't be read: {reason(error)}"
+        raise ConfigError([Problem(str(path), None, "", what)]) from None
     if len(content) > MAX_FILE_BYTES:
         raise ConfigError([Problem(str(path), None, "", "is too large")])
     return content
@@ -109,7 +108,9 @@ def _syntax_problem(path: Path, text: str, error: Exception) -> Problem:
     what = said[: place.start()] if place else said
     what = f"is not valid TOML: {what[:1].lower()}{what[1:]}"
     if place is None:
-        return Problem(str(path), None, "", what)
+        number = _LONG_NUMBER.search(text)
+        line = text.count("\n", 0, number.start()) + 1 if number else None
+        return Problem(str(path), line, "", what)
     if place[1] is None:
         return Problem(str(path), text.rstrip().count("\n") + 1, "", f"{what}, at the end")
     return Problem(str(path), int(place[1]), "", f"{what}, column {place[2]}")

@@ -21,6 +21,8 @@ from aigw.errors import StartError
 # A terminal page or two; a file with 10,000 broken keys is broken in one way.
 PROBLEMS_SHOWN = 100
 
+# A message may repeat a part of the file, which must break neither the line nor the terminal.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -38,7 +40,8 @@ class Problem(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
-        return ": ".join(part for part in (place, self.option, self.message) if part)
+        line = ": ".join(part for part in (place, self.option, self.message) if part)
+        return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], line)
 
 
 class ConfigError(StartError):
@@ -88,13 +91,18 @@ class Document:
 
 
 class Reading:
-    """One attempt at reading a configuration: the variables it may use, the faults found so far."""
+    """One attempt at reading a configuration: the variables it may use, the faults found so far.
 
-    __slots__ = ("_found", "_silenced", "environ")
+    `file` is the main one, whose faults come first.
+    """
 
-    def __init__(self, environ: Mapping[str, str]) -> None:
+    __slots__ = ("_found", "_placed", "_silenced", "environ", "file")
+
+    def __init__(self, environ: Mapping[str, str], file: str) -> None:
         self.environ = environ
+        self.file = file
         self._found: list[tuple[At, str]] = []
+        self._placed: list[Problem] = []
         self._silenced: set[tuple[str, Steps]] = set()
 
     def report(self, at: At, message: str) -> None:
@@ -104,17 +112,21 @@ class Reading:
         self._silenced.add((file, at.steps))
         self._found.append((at, message))
 
+    def add(self, problem: Problem) -> None:
+        """A fault whose place is known already, as that of a file that is no TOML."""
+        self._placed.append(problem)
+
     def finish(self) -> None:
-        """Raise `ConfigError` if anything was reported, in the order of the files' lines."""
-        if not self._found:
-            return
-        files = list(dict.fromkeys(at.document.file for at, _ in self._found))
-        problems = [
+        """Raise `ConfigError` if anything was reported, in the order of each file's lines."""
+        problems = self._placed + [
             Problem(at.document.file, at.line(), option_path(at.steps), message)
             for at, message in self._found
         ]
-        problems.sort(key=lambda problem: (files.index(problem.file), problem.line or 0))
-        raise ConfigError(problems)
+        if problems:
+            raise ConfigError(sorted(problems, key=self._order))
+
+    def _order(self, problem: Problem) -> tuple[bool, str, int]:
+        return problem.file != self.file, problem.file, problem.line or 0
 
 
 class At:
@@ -151,3 +163,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in known}
     match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f', did you mean "{by_lower[match[0]]}"?' if match else ""
+
+
+def reason(error: OSError | ValueError) -> str:
+    """Why a file can't be read, without its name."""
+    return getattr(error, "strerror", None) or str(error)

@@ -17,7 +17,7 @@ from typing import TypeVar, get_type_hints
 import msgspec
 
 from aigw.config import values
-from aigw.config.problems import At, OptionError, nearest, option_path
+from aigw.config.problems import At, OptionError, nearest, option_path, reason
 from aigw.config.values import Secret
 
 Reader = Callable[[object, At], object]
@@ -195,12 +195,15 @@ def log_destination(raw: object, at: At) -> str:
 def moment(raw: object, at: At) -> float:
     """Unix seconds from a TOML date (its 00:00 UTC) or date and time (UTC without an offset)."""
     if isinstance(raw, datetime.datetime):
-        return (raw if raw.tzinfo else raw.replace(tzinfo=datetime.UTC)).timestamp()
-    if isinstance(raw, datetime.date):
-        midnight = datetime.datetime(raw.year, raw.month, raw.day, tzinfo=datetime.UTC)
-        return midnight.timestamp()
-    hint = ", write it without quotes" if isinstance(raw, str) else ""
-    raise OptionError(f"must be a date such as 2027-01-31, not {type_word(raw)}{hint}")
+        when = raw if raw.tzinfo else raw.replace(tzinfo=datetime.UTC)
+    elif isinstance(raw, datetime.date):
+        when = datetime.datetime(raw.year, raw.month, raw.day, tzinfo=datetime.UTC)
+    else:
+        hint = ", write it without quotes" if isinstance(raw, str) else ""
+        raise OptionError(f"must be a date such as 2030-01-31, not {type_word(raw)}{hint}")
+    if not 1970 <= when.year < 9999:
+        raise OptionError("must lie between 1970 and 9998")
+    return when.timestamp()
 
 
 def secret(check: Callable[[str], str] = values.visible) -> Reader:
@@ -218,19 +221,18 @@ def secret(check: Callable[[str], str] = values.visible) -> Reader:
 def _secret_from_file(path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
-            raise OptionError("the file it names is not a regular file")
+            raise OptionError(f"{path} is not a regular file")
         with path.open("rb") as file:
             content = file.read(MAX_SECRET_BYTES + 1)
         plain = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise OptionError("the file it names is not text") from None
+        raise OptionError(f"{path} is not UTF-8 text") from None
     except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise OptionError(f"the file it names can't be read: {why}") from None
+        raise OptionError(f"can't read {path}: {reason(error)}") from None
     if len(content) > MAX_SECRET_BYTES:
-        raise OptionError("the file it names is too large for a secret")
+        raise OptionError(f"{path} is too large for a secret")
     if not plain:
-        raise OptionError("the file it names is empty")
+        raise OptionError(f"{path} is empty")
     return plain
 
 
