@@ -1,0 +1,62 @@
+"""Which member of an upstream gets the next request.  Pure: members and a turn in, a member out.
+
+Not here: who is healthy (`health` tells through `out`), and what happens when the member fails.
+
+The idea: a rule is a function in a table.  `turn` is a number that the caller counts up by one
+with each choice; workers should start it at different values (their index does), lest all of them
+begin with the same member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+
+class Member(Protocol):
+    """One URL of an upstream, as a worker sees it."""
+
+    @property
+    def inflight(self) -> int:
+        """Requests that this worker has running there."""
+
+
+M = TypeVar("M", bound=Member)
+
+
+def usable(members: Sequence[M], out: Callable[[M], bool]) -> Sequence[M]:
+    """The members to choose from: those that are not out.
+
+    An only member is always one of them: out or not, asking it is the best that can be done.
+    """
+    if len(members) == 1:
+        return members
+    return [member for member in members if not out(member)]
+
+
+def choose(members: Sequence[M], rule: str, turn: int) -> M:
+    """One of `members`, which must not be empty, by a rule of `RULES`."""
+    if len(members) == 1:
+        return members[0]
+    return members[RULES[rule](members, turn)]
+
+
+def _round_robin(members: Sequence[Member], turn: int) -> int:
+    return turn % len(members)
+
+
+def _least_inflight(members: Sequence[Member], turn: int) -> int:
+    """The least busy; equals take turns.
+
+    Turns are counted among the equals, not over all members: starting a scan at `turn` instead
+    would give the one that follows a busy member the busy member's share too.
+    """
+    least = min([member.inflight for member in members])
+    equals = [index for index, member in enumerate(members) if member.inflight == least]
+    return equals[turn % len(equals)]
+
+
+RULES: dict[str, Callable[[Sequence[Member], int], int]] = {
+    "round_robin": _round_robin,
+    "least_inflight": _least_inflight,
+}
