@@ -2,9 +2,9 @@
 
 `python -m bench.load --url http://127.0.0.1:8080/v1/chat/completions --rate 1000`
 
-Open loop: request i is due at start + i × interval, whatever the server does; its latency counts from
-then, also while it waits for a free connection, and a request that is never answered counts with
-its age at the end. So a server that stalls for a second shows that second in the percentiles
+Open loop: request i is due at start + i × interval, whatever the server does; its latency counts
+from then, also while it waits for a free connection, and a request that is never answered counts
+with its age at the end. So a server that stalls for a second shows that second in the percentiles
 (nothing is omitted in coordination with the server: Gil Tene, "How NOT to Measure Latency").
 Closed loop: each connection sends its next request when its last one is answered. That measures
 throughput and CPU per request; its latencies are those of a saturated server, no more.

@@ -20,7 +20,7 @@ COARSE_S = 0.001
 
 
 class Ticker:
-    """Calls `tick` at `first_ns` (CLOCK_MONOTONIC) and every `interval_ns` after it, until closed."""
+    """Calls `tick` at `first_ns` (CLOCK_MONOTONIC) and every `interval_ns` then, until closed."""
 
     def __init__(self, first_ns: int, interval_ns: int, tick: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
