@@ -112,22 +112,22 @@ class Controller:
         )
         try:
             async for line in reader:
-                self._command(*line.decode().split())
+                self._command(line.decode().split())
         finally:
             transport.close()
 
-    def _command(self, word: str, *rest: str) -> None:
-        match word, rest:
-            case "reload", ():
+    def _command(self, words: list[str]) -> None:
+        match words:
+            case ["reload"]:
                 task = asyncio.create_task(self.reload())
                 self._reloads.add(task)
                 task.add_done_callback(self._reloads.discard)
-            case "restarted", (reason,):
+            case ["restarted", reason]:
                 self._count("worker_restarts_total", reason)
-            case "reopen", ():
+            case ["reopen"]:
                 pass  # meant for those who write access logs
             case _:
-                log.error("unknown command from the master: %s", " ".join((word, *rest)))
+                log.error("unknown command from the master: %s", " ".join(words))
 
     def _report(self, line: str) -> None:
         try:
