@@ -168,15 +168,15 @@ def test_the_fast_reading_is_the_plain_one(workers: int) -> None:
     first_c, first_w = head + 4, head + 4 + memory.indexes
     for _ in range(500):
         for index in range(workers):
-            memory.words[first_c + index] = dice.randrange(1000)
+            memory.floats[first_c + index] = dice.randrange(1000)
             memory.floats[first_w + index] = dice.choice([0.0, dice.random() * 8000])
         now_s = 100.0 + dice.random() * 4000
-        before_c = memory.words[first_c]
+        before_c = memory.floats[first_c]
         level = table.level(bucket, now_s)
         assert (table.admit((bucket,), now_s) is None) == (level >= 1)
-        assert memory.words[first_c] == before_c + (level >= 1)
+        assert memory.floats[first_c] == before_c + (level >= 1)
         if level >= 1:
-            admitted = sum(memory.words[first_c:first_w].tolist()) - 1
+            admitted = sum(memory.floats[first_c:first_w].tolist()) - 1
             x = (now_s - 100.0) * 3.7 - admitted
             overflow = max(memory.floats[first_w : first_w + workers].tolist())
             assert memory.floats[first_w] == max(x, overflow)
@@ -236,8 +236,8 @@ def test_every_overflow_is_written_before_any_count() -> None:
     memory, table, bucket = one_bucket(1.0, 10.0, 0.0)
     other = allot_bucket(memory, "other", 1.0, 10.0, 0.0)
     log: list[str] = []
-    table._words = Recorder(memory.words, "c", log)  # type: ignore[assignment]
-    table._floats = Recorder(memory.floats, "w", log)  # type: ignore[assignment]
+    table._own_c = Recorder(table._own_c, "c", log)  # type: ignore[assignment]
+    table._own_w = Recorder(table._own_w, "w", log)  # type: ignore[assignment]
     assert table.admit((bucket, other), 5.0) is None
     assert log == ["w", "w", "c", "c"]
 

@@ -12,36 +12,39 @@ from struct import Struct
 
 from aigw.memory.layout import WORD_BYTES
 from aigw.memory.mapping import Memory
+from aigw.memory.words import Control
 
 
 class HeldTable:
     """The held words, as worker `index` uses them."""
 
     def __init__(self, memory: Memory, index: int) -> None:
-        self._memory = memory
-        self._mapping = memory.mapping
-        self._words = memory.words
-        self._indexes = memory.indexes
-        self._base = memory.layout.held
-        self._own = memory.layout.held + index
-        self._used = -1
-        self._read = Struct("").unpack_from
+        layout = memory.layout
+        self._used = memory.words[layout.control + Control.used.offset :]
+        self._rows = memory.bytes[layout.held * WORD_BYTES :]
+        self._row_bytes = memory.indexes * WORD_BYTES
+        # This worker's own word, by row.
+        self._own = memory.words[layout.held + index : layout.health : memory.indexes]
+        self._columns = 0
+        self._widen()
 
     def total(self, row: int) -> int:
         """Requests in flight over all workers."""
-        used = self._memory.used
-        if used != self._used:
-            self._used = used
-            self._read = Struct(f"@{used}q").unpack_from
-        return sum(self._read(self._mapping, (self._base + row * self._indexes) * WORD_BYTES))
+        if self._used[0] > self._columns:
+            self._widen()
+        return sum(self._unpack(self._rows, row * self._row_bytes))
 
     def take(self, row: int, limit: int) -> bool:
         """Take one place; False, and nothing changed, when `limit` are in flight."""
         if self.total(row) >= limit:
             return False
-        self._words[self._own + row * self._indexes] += 1
+        self._own[row] += 1
         return True
 
     def give(self, row: int) -> None:
         """Give back one place that `take` granted."""
-        self._words[self._own + row * self._indexes] -= 1
+        self._own[row] -= 1
+
+    def _widen(self) -> None:
+        self._columns = self._used[0]
+        self._unpack = Struct(f"@{self._columns}q").unpack_from
