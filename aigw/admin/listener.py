@@ -220,7 +220,10 @@ class AdminListener:
 
     async def start(self, sock: socket.socket) -> None:
         """Accept on a bound socket."""
-        self._server = await asyncio.start_server(self._accept, sock=sock)
+        if sock.family == socket.AF_UNIX:
+            self._server = await asyncio.start_unix_server(self._accept, sock=sock)
+        else:
+            self._server = await asyncio.start_server(self._accept, sock=sock)
 
     async def close(self) -> None:
         """Stop accepting and end all conversations."""
