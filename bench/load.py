@@ -157,6 +157,7 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in self.connections:
+            connection.scheduled_ns = 0  # what is broken off now was counted as unanswered
             connection.close()
         await asyncio.sleep(0)  # lets the transports go, or they warn of it
 
