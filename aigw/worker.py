@@ -83,8 +83,10 @@ class Worker:
             BucketTable(self.memory, self.child.index), HeldTable(self.memory, self.child.index)
         )
         self.log = AccessLog(policy.access_log, self._count_dropped)
-        self.log.start()
-        self.services = services = Services(self.memory, limits, self.metrics, self.log)
+        self.log.start(asyncio.get_running_loop())
+        self.services = services = Services(
+            self.memory, self.child.index, limits, self.metrics, self.log
+        )
         services.use_policy(version, policy)
         self.row.acked_version = version
         soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

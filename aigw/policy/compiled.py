@@ -11,7 +11,7 @@ is the constant-time comparison), `routes` in the order of the file, `upstreams`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -46,7 +46,7 @@ class Member(Struct, frozen=True):
     """One URL of an upstream.  `base_path` is without its final slash; `label` is `host:port`."""
 
     label: str
-    scheme: str
+    scheme: Literal["http", "https"]
     host: str
     port: int
     host_field: bytes
@@ -293,7 +293,7 @@ class Compiler:
             health_row = self.memory.rows.allot("member", f"{upstream.name} {url}")
         return Member(
             label=label,
-            scheme=scheme,
+            scheme="https" if scheme == "https" else "http",
             host=host,
             port=port,
             host_field=(bracketed if port == default_port else label).encode(),

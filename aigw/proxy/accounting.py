@@ -6,14 +6,15 @@ Observation comes after relaying: nothing here writes to a client or an upstream
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from aigw.errors import Code
-from aigw.observe.access_log import Record, encode
+from aigw.observe.access_log import Clock, Record, encode
 
 if TYPE_CHECKING:
     from aigw.proxy.exchange import Exchange
+
+_clock = Clock()
 
 OTHER = "other"  # the label of what has no configured name
 NOT_SUCCESS = 500  # from this status on an upstream's answer is not counted as a success
@@ -82,30 +83,30 @@ def _count(exchange: Exchange, now_s: float) -> None:
 def record_of(exchange: Exchange, now_s: float) -> Record:
     """The access line's fields in the contract's order; None is what is not known."""
     request, member = exchange.request, exchange.member
-    key = request.key if request is not None else None
-    route = request.route if request is not None else None
     duration_s = now_s - exchange.started_s
-    began_at = datetime.fromtimestamp(time.time() - duration_s, UTC)
-    ttfb_s = exchange.first_byte_s - exchange.started_s
-    return Record(
-        time=began_at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    record = Record(
+        time=_clock.text(time.time() - duration_s),
         request_id=exchange.request_id,
-        key=key.name if key is not None else None,
-        user=request.user or None if request is not None else None,
-        app=request.app or None if request is not None else None,
-        client_ip=request.client_ip if request is not None else exchange.client.peer_ip,
-        method=request.head.method.decode() if request is not None else None,
-        path=request.path.decode() if request is not None else None,
+        client_ip=exchange.client.peer_ip,
         status=exchange.status,
         error=exchange.error.word if exchange.error is not None else None,
-        route=route.name if route is not None else None,
         upstream=exchange.group.settings.name if exchange.group is not None else None,
         member=member.label if member is not None else None,
         attempts=exchange.attempts,
         bytes_in=exchange.body.payload_bytes,
         bytes_out=exchange.bytes_out,
-        ttfb_ms=round(ttfb_s * 1000, 3) if exchange.first_byte_s >= 0 else None,
         duration_ms=round(duration_s * 1000, 3),
-        overhead_us=round(exchange.overhead_s * 1e6) if exchange.attempts else None,
+        overhead_us=round(exchange.overhead_s * 1e6),
         stream=exchange.is_stream,
     )
+    if exchange.first_byte_s >= 0:
+        record.ttfb_ms = round((exchange.first_byte_s - exchange.started_s) * 1000, 3)
+    if request is not None:
+        record.client_ip = request.client_ip
+        record.method = request.head.method.decode()
+        record.path = request.path.decode()
+        record.key = request.key.name if request.key is not None else None
+        record.user = request.user or None
+        record.app = request.app or None
+        record.route = request.route.name if request.route is not None else None
+    return record

@@ -256,13 +256,11 @@ class Exchange:
 
     async def _connect(self, member: Member) -> None:
         """Open a connection and send; the only task in a request's path, and not in a warm one."""
-        limit_s = self.route_in_use.connect_s
         try:
-            async with asyncio.timeout(limit_s):
-                connection = await member.connector.connect(
-                    lambda: UpstreamConnection(member, time.monotonic())
-                )
-        except (ConnectFailure, TimeoutError) as failure:
+            connection = await member.connector.connect(
+                lambda: UpstreamConnection(member, time.monotonic()), self.route_in_use.connect_s
+            )
+        except ConnectFailure as failure:
             self.connecting = None
             self._connect_failed(member, failure)
             return
@@ -274,19 +272,18 @@ class Exchange:
         member.connected()
         self._send(connection)
 
-    def _connect_failed(self, member: Member, failure: ConnectFailure | TimeoutError) -> None:
+    def _connect_failed(self, member: Member, failure: ConnectFailure) -> None:
         assert self.group is not None
         now_s = time.monotonic()
         member.connect_failed(now_s)
-        is_timeout = isinstance(failure, TimeoutError) or failure.reason == "timeout"
-        accounting.attempt_failed(self, "connect_timeout" if is_timeout else "connect")
+        accounting.attempt_failed(self, f"connect_{failure.reason}")
+        logger.debug("connect to %s failed: %s", member.label, failure.detail)
         self.tried.append(member)
         if self.attempts < MAX_ATTEMPTS and self._another_member(now_s):
             self._attempt()
             return
-        detail = "timeout" if isinstance(failure, TimeoutError) else failure.reason
-        code = Code.UPSTREAM_TIMEOUT if is_timeout else Code.UPSTREAM_ERROR
-        self.fail(Refusal(code, f"The upstream could not be reached ({detail})."))
+        code = Code.UPSTREAM_TIMEOUT if failure.reason == "timeout" else Code.UPSTREAM_ERROR
+        self.fail(Refusal(code, f"The upstream could not be reached ({failure.reason})."))
 
     def _another_member(self, now_s: float) -> bool:
         assert self.group is not None
@@ -579,7 +576,6 @@ class Exchange:
         lines = self.services.date_line + self.common_lines()
         out = own_answer_bytes(ending, lines, without_body)
         self.bytes_out = 0 if without_body else len(ending.body)
-        self.first_byte_s = time.monotonic()
         keep = self.keep_client
         waits_for_continue = (
             request is not None

@@ -30,8 +30,11 @@ class Services:
     `clock_s` is the monotonic time of the last sweep: good enough for deadlines, and free.
     """
 
-    def __init__(self, memory: Memory, limits: Limits, metrics: WorkerMetrics, log: AccessLog):
+    def __init__(
+        self, memory: Memory, index: int, limits: Limits, metrics: WorkerMetrics, log: AccessLog
+    ):
         self.memory = memory
+        self.index = index
         self.limits = limits
         self.metrics = metrics
         self.log = log
@@ -61,7 +64,7 @@ class Services:
         for settings in policy.upstreams:
             group = old.get(settings.name)
             if group is None or group.settings != settings:
-                group = Group(settings)
+                group = Group(settings, first_turn=self.index)
             self._groups[settings.name] = group
         for name, group in old.items():
             if self._groups.get(name) is not group:

@@ -18,11 +18,11 @@ class Group:
 
     __slots__ = ("_credential_turn", "_turn", "members", "settings")
 
-    def __init__(self, settings: UpstreamPolicy):
+    def __init__(self, settings: UpstreamPolicy, first_turn: int):
         self.settings = settings
         self.members = [Member(settings, member) for member in settings.members]
-        self._turn = 0
-        self._credential_turn = 0
+        self._turn = first_turn  # workers begin at different members
+        self._credential_turn = first_turn
 
     def choose(
         self, now_s: float, is_out: Callable[[int], bool], tried: Collection[Member] = ()
