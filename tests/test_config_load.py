@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from config_files import KEY, ROUTE, UPSTREAM, WORKING, loaded, said
 
-from aigw.config import ConfigError, Problem, load, override
+from aigw.config import ConfigError, Problem, load, load_admin, override
 from aigw.errors import StartError
 
 GATEWAY_TOML = Path(__file__).parent.parent / "gateway.toml"
@@ -381,3 +381,16 @@ def test_override(tmp_path: Path) -> None:
     for address, workers in ((":80", None), ("127.0.0.1:8081", None), (None, 0), (None, 100_000)):
         with pytest.raises(StartError, match="--"):
             override(settings, address, workers)
+
+
+def test_the_admin_address_alone_is_read_from_a_file_that_is_wrong_otherwise(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "gateway.toml"
+    file.write_text('[listen]\nadmin = "127.0.0.1:9"\nadmin_token = "${T}"\nrsp = 1\n[[keys]]\n')
+    listen = load_admin(file, {"T": "token"})
+    assert (listen.admin, listen.admin_token) == ("127.0.0.1:9", "token")
+    with pytest.raises(ConfigError, match=r"gateway\.toml:3: listen\.admin_token: variable T"):
+        load_admin(file, {})
+    file.write_text("")
+    assert load_admin(file, {}).admin == "127.0.0.1:8081"

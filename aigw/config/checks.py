@@ -6,7 +6,7 @@ A fault that was already reported at that place silences what follows from it (s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from aigw.config import certificates, grammar
 from aigw.config.problems import At, nearest
@@ -98,10 +98,15 @@ def _rate(rate: Rate, at: At) -> None:
 
 def _key_routes(key: KeySettings, known: set[str], at: At) -> None:
     for index, path in enumerate(key.routes or ()):
-        if known and path not in known:
+        if path not in known and _complete(known):
             at.child("routes", index).report(
                 f'no route has the path "{path}"{nearest(path, known)}'
             )
+
+
+def _complete(names: Collection[str]) -> bool:
+    """Whether all names could be read: else a missing one may be a consequence only."""
+    return bool(names) and "" not in names
 
 
 def _certificates(upstream: UpstreamSettings, at: At) -> None:
@@ -123,7 +128,7 @@ def _route(route: RouteSettings, upstreams: dict[str, UpstreamSettings], at: At)
     for index, target in enumerate(route.targets):
         target_at = at.child("targets", index, "upstream")
         upstream = upstreams.get(target.upstream)
-        if upstream is None and upstreams:
+        if upstream is None and _complete(upstreams):
             near = nearest(target.upstream, upstreams)
             target_at.report(f'no upstream has the name "{target.upstream}"{near}')
         elif upstream and not route.strip_prefix:
@@ -133,7 +138,7 @@ def _route(route: RouteSettings, upstreams: dict[str, UpstreamSettings], at: At)
             f'must be the beginning of the path "{route.path}", up to a "/"'
         )
     if "*" in route.cors_origins and len(route.cors_origins) > 1:
-        at.child("cors_origins").report('"*" already allows every origin, it stands alone')
+        at.child("cors_origins").report('"*" already allows every origin, so it stands alone')
 
 
 def _doubled(path: str, upstream: UpstreamSettings, at: At) -> None:

@@ -8,7 +8,6 @@ of lists and tables report the faults of their parts themselves, each at its pla
 from __future__ import annotations
 
 import datetime
-import math
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -126,8 +125,8 @@ def number(least: float = 0.0, above: bool = False) -> Reader:
     def read(raw: object, at: At) -> float:
         if not isinstance(raw, int | float) or isinstance(raw, bool):
             raise OptionError(f"must be a number, not {type_word(raw)}{_unquoted(raw)}")
-        if not math.isfinite(raw) or raw > MAX_NUMBER:
-            raise OptionError(f"must not be more than {MAX_NUMBER}")
+        if not raw <= MAX_NUMBER:  # nor is NaN
+            raise OptionError(f"must be at most {MAX_NUMBER}")
         if raw < least or (above and raw == least):
             raise OptionError(f"must be {'more than' if above else 'at least'} {least:g}")
         return float(raw)
@@ -155,7 +154,8 @@ def duration(zero: bool = False) -> Reader:
 
     def read(raw: object, at: At) -> float:
         if isinstance(raw, int | float) and not isinstance(raw, bool):
-            raise OptionError(f'must be a string with a unit: "{raw}s"? (ms, s, m, h, d)')
+            hint = f': "{raw}s"?' if 0 <= raw <= values.MAX_DURATION_S else ""
+            raise OptionError(f"must be a string with a unit{hint} (ms, s, m, h, d)")
         seconds = values.duration_s(_expanded(raw, at, 'a duration such as "10s"'))
         if seconds == 0 and not zero:
             raise OptionError("must be more than zero")
