@@ -5,6 +5,8 @@ The map of the house. Each room imports only from rooms above it; `tests/test_la
 errors        the table of what the gateway refuses: code, status, whose fault, what to tell whom
 config        gateway.toml into typed settings; every error with its file, line and cure
 sockets       binding listening sockets, handing them on, and draining them without a reset
+processes     a forked child as its parent sees it: fork, command pipe, end
+host          what the surroundings grant and want to know: CPUs, systemd's notifications
 memory        the shared memory of all processes: buckets, counters, heartbeats, health, policy
 wire          HTTP/1.1 bytes: heads, the gate, framing, rewriting.  Pure: no socket, clock or file
 dialects      how providers differ: credential header and error envelope.  Pure

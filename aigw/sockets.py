@@ -130,6 +130,12 @@ def _unix_path(text: str) -> str:
     return path
 
 
+def address_of(listener: socket.socket) -> Address:
+    """Where it listens, a port that the kernel chose included."""
+    name = listener.getsockname()
+    return Address("", 0, name) if listener.family == socket.AF_UNIX else Address(*name[:2])
+
+
 # ---------------------------------------------------------------- opening
 
 
@@ -353,8 +359,8 @@ def drop_new_connections(listener: socket.socket) -> None:
 def _remove_file(listener: socket.socket) -> None:
     if not isinstance(listener, Listener) or listener.file is None:
         return
-    path = listener.getsockname()
     try:
+        path = listener.getsockname()
         if _file_identity(path) == listener.file:
             Path(path).unlink()
     except OSError:

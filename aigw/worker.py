@@ -175,13 +175,11 @@ class Worker:
         """
         services, policy = self.services, self.services.policy
         self.row.state = WorkerState.DRAINING
+        services.draining = True
         if services.retired:
             self.accepting.leave()
-        else:
-            await asyncio.sleep(policy.drain_delay_s)
-            services.draining = True
+        else:  # the master has waited for `drain_delay`
             await self.accepting.drain()
-        services.draining = True
         started_s = time.monotonic()
         while services.connections:
             elapsed_s = time.monotonic() - started_s

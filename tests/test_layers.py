@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "aigw"
 # Top to bottom. Rooms on one line may not import each other.
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"config", "sockets"},
+    {"config", "sockets", "processes", "host"},
     {"memory"},
     {"wire"},
     {"dialects"},

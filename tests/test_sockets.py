@@ -26,6 +26,7 @@ from aigw.errors import StartError
 from aigw.sockets import (
     Accepting,
     Address,
+    address_of,
     bind_admin,
     bind_listeners,
     close_listeners,
@@ -47,11 +48,6 @@ def bound(*addresses: str, slots: int = 1) -> Iterator[list[list[socket.socket]]
         yield listeners
     finally:
         close_listeners(listeners)
-
-
-def address_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def connect(listener: socket.socket, timeout_s: float = 5) -> socket.socket:
@@ -144,7 +140,7 @@ def test_listeners_neither_block_nor_survive_exec() -> None:
 @pytest.mark.parametrize("address", LOOPBACKS)
 def test_a_second_start_on_the_port_is_refused(address: str, slots: int) -> None:
     with bound(address, slots=slots) as listeners:
-        taken = address_of(listeners[0][0])
+        taken = str(address_of(listeners[0][0]))
         with pytest.raises(StartError) as caught:
             bind_listeners([taken], slots)
         assert str(caught.value) == f"cannot listen on {taken}: {sockets.FAULTS[errno.EADDRINUSE]}"
@@ -153,7 +149,7 @@ def test_a_second_start_on_the_port_is_refused(address: str, slots: int) -> None
 def test_a_second_process_of_the_same_user_is_refused() -> None:
     code = "import sys; from aigw.sockets import *; bind_listeners([sys.argv[1]], 2)"
     with bound("127.0.0.1:0", slots=2) as listeners:
-        taken = address_of(listeners[0][0])
+        taken = str(address_of(listeners[0][0]))
         second = subprocess.run([sys.executable, "-c", code, taken], capture_output=True, text=True)
     assert second.returncode == 1
     assert f"cannot listen on {taken}: already in use" in second.stderr
@@ -161,11 +157,11 @@ def test_a_second_process_of_the_same_user_is_refused() -> None:
 
 def test_a_failed_start_leaves_nothing_open(tmp_path: Path) -> None:
     with bound("127.0.0.1:0") as [[free]]:
-        freed = address_of(free)
+        freed = str(address_of(free))
     with bound("127.0.0.1:0") as [[taken]]:
         file = tmp_path / "s"
         with pytest.raises(StartError):
-            bind_listeners([freed, f"unix:{file}", address_of(taken)], 2)
+            bind_listeners([freed, f"unix:{file}", str(address_of(taken))], 2)
         assert not file.exists()
     with bound(freed):
         pass
