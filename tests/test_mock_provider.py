@@ -249,3 +249,18 @@ def test_expect_continue() -> None:
         assert (await client.answer())[0] == 200
 
     conversation(talk)
+
+
+def test_latency_is_that_of_a_model() -> None:
+    async def talk(client: Client, server: MockServer) -> None:
+        models = b"GET /v1/models HTTP/1.1\r\n"
+        started_s = time.monotonic()
+        client.writer.write(models + b"\r\n")
+        assert (await client.answer("GET"))[0] == 200
+        assert time.monotonic() - started_s < 5
+        client.writer.write(models + b"x-mock-latency-ms: 50\r\n\r\n")
+        started_s = time.monotonic()
+        assert (await client.answer("GET"))[0] == 200
+        assert time.monotonic() - started_s >= 0.045
+
+    conversation(talk, MockSettings(latency_s=9))

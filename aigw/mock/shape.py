@@ -27,7 +27,7 @@ SPEECH_BYTES = 96 * 1024  # some seconds of MP3
 class MockSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How the mock answers; each field but the ledger can be overruled by a request's header."""
 
-    latency_s: float = 0.0  # from the complete request to the first byte
+    latency_s: float = 0.0  # to the first byte of what a model says; lists and 404 come at once
     chunks: int = 20  # pieces of content in a streamed answer
     spacing_s: float = 0.0  # between two of them
     answer_bytes: int = 0  # of content; 0: what suits the endpoint
@@ -135,6 +135,8 @@ def shape_of(request: Request, settings: MockSettings) -> Shape:
         return _json_shape(kind, request, settings)
     if kind == "file":
         return _file_shape(request, settings)
+    if request.header(b"x-mock-latency-ms") is None:
+        settings = msgspec.structs.replace(settings, latency_s=0.0)
     return _other_shape(kind, method, path, request, settings)
 
 
