@@ -123,9 +123,8 @@ class Connector:
                 sock = await _open_socket(await self._resolve())
                 return await self._adopt(sock, protocol_factory)
         except TimeoutError as failure:
-            # Also the kernel's ETIMEDOUT, which is a TimeoutError of its own.
-            detail = failure.strerror or f"no connection within {timeout_s:g} s"
-            raise ConnectFailure("timeout", f"{self._place}: {detail}") from failure
+            detail = f"{_place(self.origin.host, self.origin.port)}: none within {timeout_s:g} s"
+            raise ConnectFailure("timeout", detail) from failure
 
     def remember_session(self, transport: asyncio.BaseTransport) -> None:
         """Keep the TLS session of this connection for the next handshake.
@@ -139,11 +138,6 @@ class Connector:
         if isinstance(tls, _TLSObject) and not tls.remembered:
             tls.remembered = True
             self._handshakes.session = tls.session
-
-    @property
-    def _place(self) -> str:
-        host = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
-        return f"{host}:{self.origin.port}"
 
     async def _resolve(self) -> list[Address]:
         """All addresses, families taking turns, the resolver's first choice first."""
@@ -177,7 +171,8 @@ class Connector:
             )
         except OSError as failure:
             self._handshakes.session = None  # were it at fault, the next handshake is a full one
-            raise ConnectFailure("tls", f"{self._place}: {_tls_detail(failure)}") from failure
+            place = _place(self.origin.host, self.origin.port)
+            raise ConnectFailure("tls", f"{place}: {_tls_detail(failure)}") from failure
         _keep_bytes_while_paused(transport)
         return protocol
 
@@ -208,7 +203,7 @@ async def _open_socket(addresses: list[Address]) -> socket.socket:
     """The first address that connects; the others are given up and their sockets closed."""
     attempts: list[asyncio.Task[socket.socket]] = []
     waiting: set[asyncio.Task[socket.socket]] = set()
-    failures: list[OSError] = []
+    failures: list[ConnectFailure] = []
     winner = None
     try:
         for index, address in enumerate(addresses):
@@ -226,7 +221,7 @@ async def _open_socket(addresses: list[Address]) -> socket.socket:
                     break
                 for ended in done:
                     failure = ended.exception()
-                    if isinstance(failure, OSError):
+                    if isinstance(failure, ConnectFailure):
                         failures.append(failure)
                     elif winner is None:
                         winner = ended
@@ -236,19 +231,26 @@ async def _open_socket(addresses: list[Address]) -> socket.socket:
         for task in attempts:
             if task is not winner:
                 _give_up(task)
-    raise _unreachable(failures)
+    details = "; ".join(failure.detail for failure in failures)
+    raise ConnectFailure(failures[0].reason, details)
 
 
 async def _open_one(address: Address) -> socket.socket:
     family, place = address
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock = None
     try:
+        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         await asyncio.get_running_loop().sock_connect(sock, place)
-    except BaseException:
-        sock.close()
-        raise
+    except BaseException as failure:
+        if sock is not None:
+            sock.close()
+        if not isinstance(failure, OSError):
+            raise
+        reason = REASONS.get(failure.errno, "unreachable")
+        detail = f"{_place(*place)}: {os.strerror(failure.errno or 0)}"
+        raise ConnectFailure(reason, detail) from failure
     return sock
 
 
@@ -260,11 +262,8 @@ def _give_up(attempt: asyncio.Task[socket.socket]) -> None:
         attempt.result().close()
 
 
-def _unreachable(failures: list[OSError]) -> ConnectFailure:
-    """One failure out of one per address: the reason of the first, the details of all."""
-    reason = REASONS.get(failures[0].errno, "unreachable")
-    details = dict.fromkeys(failure.strerror or str(failure) for failure in failures)
-    return ConnectFailure(reason, "; ".join(details))
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # --- TLS ------------------------------------------------------------------------------------
@@ -312,6 +311,8 @@ def tls_context(settings: TLSSettings) -> ssl.SSLContext:
     context.sslobject_class = _TLSObject
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    # `ca` may be an intermediate, as with curl and Go: what the operator names is the anchor.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     if settings.ca_pem:
         with _material("ca"), _as_file(settings.ca_pem) as path:
             context.load_verify_locations(cafile=path)

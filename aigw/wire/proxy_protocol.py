@@ -50,7 +50,7 @@ class _Family(NamedTuple):
     ip_bytes: int
 
 
-# Byte 14: address family and transport.  Datagrams and Unix sockets are legal and name no client
+# The 14th byte: address family and transport.  Datagrams and Unix sockets are legal and name no client
 # that we could use; the specification asks to take them as "unspecified".  All else is an error.
 FAMILIES: dict[int, _Family] = {
     0x00: _Family(0, 0),
@@ -61,7 +61,7 @@ FAMILIES: dict[int, _Family] = {
     0x31: _Family(216, 0),
     0x32: _Family(216, 0),
 }
-LOCAL, PROXY = 0x20, 0x21  # byte 13: version 2 and the command
+LOCAL, PROXY = 0x20, 0x21  # the 13th byte: version 2 and the command
 
 INCOMPLETE = Incomplete()
 
