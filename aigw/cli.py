@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--address", metavar="HOST:PORT", help="instead of listen.address")
     run.add_argument("--workers", metavar="N", type=int, help="instead of listen.workers")
     _command(commands, "check", _check, "validate and print the effective routes", file)
-    _command(commands, "demo", _demo, "gateway, mock provider and a streamed request, offline")
+    demo = _command(
+        commands, "demo", _demo, "gateway, mock provider and a streamed request, offline"
+    )
+    demo.add_argument("--once", action="store_true", help="end after the streamed answer")
     keys = commands.add_parser("keys", help="make gateway keys").add_subparsers(
         metavar="COMMAND", required=True
     )
@@ -131,7 +134,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from aigw.demo import run_demo
 
-    return run_demo()
+    return run_demo(arguments.once)
 
 
 def _file(given: Path | None) -> Path | None:
