@@ -11,10 +11,10 @@ from typing import Literal
 import msgspec
 
 from aigw.config import grammar
+from aigw.config.load import override
 from aigw.config.problems import OptionError
 from aigw.config.schema import (
     KeySettings,
-    Listen,
     RouteSettings,
     Settings,
     TargetSettings,
@@ -57,17 +57,13 @@ def zero_config(environ: Mapping[str, str], address: str | None = None) -> ZeroC
         raise StartError(_NO_PROVIDER)
     given = environ.get("AIGW_KEY", "")
     key = Secret(_checked("AIGW_KEY", given, gateway_key) if given else new_key())
-    listen = Listen()
-    if address is not None:
-        listen = Listen(address=(_checked("--address", address, grammar.address),))
     settings = Settings(
-        listen=listen,
         keys=(KeySettings(name="default", keys=(key,)),),
         upstreams=tuple(upstreams.values()),
         routes=tuple(_routes(upstreams, environ)),
         source="environment",
     )
-    return ZeroConfig(settings, None if given else key)
+    return ZeroConfig(override(settings, address, None), None if given else key)
 
 
 def _upstreams(environ: Mapping[str, str]) -> Iterator[tuple[str, UpstreamSettings]]:
