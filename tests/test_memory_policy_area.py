@@ -69,6 +69,24 @@ def test_a_late_reader_starts_over(monkeypatch: pytest.MonkeyPatch) -> None:
     assert policy.read() == (3, b"third")
 
 
+def test_bytes_of_a_later_version_never_pass_for_an_earlier_one() -> None:
+    """The same between the reader's look at the area's version and its look at the bytes."""
+    policy = Memory.create(1).policy
+    policy.publish(b"first")
+    area = policy._areas[1]
+    whole = area.data
+
+    class SlowBytes:
+        def __getitem__(self, part: slice) -> memoryview:
+            area.data = whole
+            policy.publish(b"second")
+            policy.publish(b"third")
+            return whole[part]
+
+    area.data = SlowBytes()  # type: ignore[assignment]
+    assert policy.read() == (3, b"third")
+
+
 def test_damage_is_an_error_and_not_a_hang() -> None:
     memory = Memory.create(1)
     memory.policy.publish(b"fine")

@@ -111,7 +111,7 @@ class BucketTable:
         Reading is the price of an admission.  So here a row is read by one `unpack`, in the order
         of its words, and summed up by hand for up to four workers; with more as in `level`, to
         which a test holds it.  One bucket costs 0.56 us with two workers, 0.66 with four, 1.3 with
-        eight (plainly: 0.9, 1.0, 1.3), two buckets 0.96 and 1.17.  CPython 3.11 on an EPYC at
+        eight (plainly: 1.3, 1.3, 1.5), two buckets 0.96 and 1.17.  CPython 3.11 on an EPYC at
         2.4 GHz, where `a * a` takes 18 ns; by
             python -m timeit -s "from aigw.memory import BucketTable, Memory, allot_bucket
             m = Memory.create(2); m.used = 2; t = BucketTable(m, 0)
