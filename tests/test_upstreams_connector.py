@@ -45,6 +45,15 @@ CLIENT_CERT_PEM = "".join(pem.bytes().decode() for pem in CLIENT.cert_chain_pems
 CLIENT_KEY_PEM = CLIENT.private_key_pem.bytes().decode()
 PRIVATE = TLSSettings(ca_pem=CA_PEM)
 
+
+def has_ipv6() -> bool:
+    with suppress(OSError), socket.create_server(("::1", 0), family=socket.AF_INET6):
+        return True
+    return False
+
+
+IPV6 = pytest.param("::1", marks=pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here"))
+
 Serve = Callable[[socket.socket], None]
 
 
@@ -213,7 +222,7 @@ async def failure_of(connector: Connector, timeout_s: float | None = 5) -> Conne
 # --- plain TCP --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", IPV6, "localhost"])
 def test_plain_connection_has_nodelay_and_carries_bytes(host: str) -> None:
     async def main() -> None:
         async with server(answer, host="::1" if host == "::1" else "127.0.0.1") as port:
@@ -368,7 +377,7 @@ def test_addresses_take_turns_by_family() -> None:
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", IPV6, "localhost"])
 def test_tls_with_a_private_ca(host: str, loop: str) -> None:
     asked: list[str | None] = []
     context = server_context()
@@ -595,20 +604,44 @@ def test_sessions_of_two_origins_with_one_context_do_not_mix() -> None:
     run(main())
 
 
-def test_a_session_is_copied_once_a_connection() -> None:
+def test_a_session_is_copied_after_a_full_handshake_only() -> None:
     async def main() -> None:
         async with server(answer, server_context(TLS13)) as port:
             connector = https(port)
-            protocol = await connector.connect(Recorder, 5)
-            await protocol.say(b"x")
-            assert protocol.transport is not None
-            connector.remember_session(protocol.transport)
+            kept = set()
+            for _ in range(3):
+                protocol = await connector.connect(Recorder, 5)
+                await protocol.say(b"x")
+                assert protocol.transport is not None
+                for _ in range(2):
+                    connector.remember_session(protocol.transport)
+                assert connector._handshakes is not None
+                kept.add(id(connector._handshakes.session))
+                await protocol.abort()
+            assert len(kept) == 1
             assert connector._handshakes is not None
-            kept = connector._handshakes.session
-            connector.remember_session(protocol.transport)
-            assert kept is not None
-            assert connector._handshakes.session is kept
-            await protocol.abort()
+            assert connector._handshakes.session is not None
+
+    run(main())
+
+
+def test_a_session_that_the_server_no_longer_knows_is_replaced() -> None:
+    """Another server on the same port: a restart with new ticket keys."""
+
+    async def main() -> None:
+        connector = https(0)
+        reused = []
+        for _ in range(2):
+            async with server(answer, server_context(TLS13)) as port:
+                connector.origin = Origin("https", "127.0.0.1", port)
+                for _ in range(2):
+                    protocol = await connector.connect(Recorder, 5)
+                    reused.append(protocol.tls.session_reused)
+                    await protocol.say(b"x")
+                    assert protocol.transport is not None
+                    connector.remember_session(protocol.transport)
+                    await protocol.abort()
+        assert reused == [False, True, False, True]
 
     run(main())
 
@@ -716,7 +749,6 @@ def test_end_of_a_tls_connection(end: str, version: ssl.TLSVersion) -> None:
         async with server(serve, server_context(version)) as port:
             await check_end(https(port), clean, exception)
 
-    # uvloop tells its exception handler of an SSLError; the log is not what is tested here.
     run(main())
 
 
