@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -59,6 +60,7 @@ class Peer:
         self.reader, self.writer = reader, writer
         self.received = b""  # all that has come, whatever was made of it
         self._unread = b""
+        self.over = asyncio.Event()  # set when an upstream's script has ended
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -173,7 +175,8 @@ class Peer:
     def reset(self) -> None:
         """Send RST."""
         sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if sock is not None:  # else it is closed already
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.writer.transport.abort()
 
     async def close(self) -> None:
@@ -241,6 +244,7 @@ class Upstream:
         except Exception as fault:
             self.faults.append(fault)
         finally:
+            peer.over.set()
             await peer.close()
 
     async def __aexit__(self, *_: object) -> None:

@@ -6,7 +6,6 @@ import asyncio
 
 import orjson
 import pytest
-
 from conversation import Gateway, Peer, Upstream, answering, converse, ok, toml
 
 KEY = b"X-API-Key: user1\r\n"

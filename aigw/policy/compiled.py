@@ -170,7 +170,6 @@ class Compiler:
         self.settings = settings
         self.memory = memory
         self.now_s = now_s
-        self.folder = Path(settings.source).parent
         self.route_index = {route.path: at for at, route in enumerate(settings.routes)}
         self.upstream_index = {up.name: at for at, up in enumerate(settings.upstreams)}
 
@@ -229,12 +228,10 @@ class Compiler:
 
     def _bucket(self, key: str, route: str, limit: KeySettings | RouteSettings) -> Bucket | None:
         """The bucket of a key (`route` empty) or of a key on a route."""
-        if limit.rps is None and limit.rpm is None:
+        bucket = limit.bucket()
+        if bucket is None:
             return None
-        rate_per_s = limit.rps if limit.rps is not None else (limit.rpm or 0.0) / 60
-        burst = limit.burst
-        if burst is None:
-            burst = max(1.0, limit.rps if limit.rps is not None else limit.rpm or 0.0)
+        rate_per_s, burst = bucket
         return allot_bucket(self.memory, f"{key}\0{route}", rate_per_s, burst, self.now_s)
 
     # ---- routes and upstreams ----
@@ -301,8 +298,9 @@ class Compiler:
             health_row=health_row,
         )
 
-    def _file(self, path: str) -> str:
-        return (self.folder / path).read_text() if path else ""
+    @staticmethod
+    def _file(path: str) -> str:
+        return Path(path).read_text() if path else ""
 
 
 # vLLM and uvicorn close idle connections after 5 s, providers behind TLS after a minute or more.

@@ -12,10 +12,13 @@ that can overtake the answer (RFC 9112, 9.6).
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import socket
 import struct
+import termios
 import time
+from array import array
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
@@ -243,7 +246,12 @@ class ClientConnection(asyncio.Protocol):
         self.transport.write(data)
 
     def unsent_bytes(self) -> int:
-        return self.transport.get_write_buffer_size()
+        """What the client has not taken yet: here, and in the kernel's buffer (slow path only)."""
+        sock = self.transport.get_extra_info("socket")
+        in_kernel = array("i", [0])
+        if sock is not None and sock.fileno() >= 0:
+            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
+        return self.transport.get_write_buffer_size() + in_kernel[0]
 
     def may_stay(self, head: RequestHead) -> bool:
         """Can this connection serve another request after this one?"""
@@ -360,7 +368,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._state is State.HEAD and self._pending:
             message = "The request head did not arrive in time."
             self._refuse_head(Code.REQUEST_TIMEOUT, message)
-        elif self.unsent_bytes():
+        elif self.transport.get_write_buffer_size():
             self.abort()
         else:
             self._state = State.CLOSED

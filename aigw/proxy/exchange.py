@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -260,17 +261,15 @@ class Exchange:
             connection = await member.connector.connect(
                 lambda: UpstreamConnection(member, time.monotonic()), self.route_in_use.connect_s
             )
+            self.connecting = None
+            member.connected()
+            self._send(connection)
         except ConnectFailure as failure:
             self.connecting = None
             self._connect_failed(member, failure)
-            return
         except Exception as error:  # noqa: BLE001 - the edge of a task
             self.connecting = None
             self.broke(error)
-            return
-        self.connecting = None
-        member.connected()
-        self._send(connection)
 
     def _connect_failed(self, member: Member, failure: ConnectFailure) -> None:
         assert self.group is not None
@@ -522,7 +521,7 @@ class Exchange:
         """The client has hung up: cancel the upstream at once."""
         if self.phase is Phase.OVER:
             return
-        heard_all = self.is_stream and b"[DONE]" in self.piece_before[-8:] + self.last_piece
+        heard_all = self.is_stream and ends_with_done(self.piece_before, self.last_piece)
         if heard_all:
             accounting.attempt_succeeded(self)
         self.finish(None if heard_all else Code.CLIENT_CLOSED)
@@ -602,3 +601,11 @@ class Exchange:
             self.member.inflight -= 1
         self.holdings.give_back()
         accounting.ended(self)
+
+
+CHUNK_EDGE = re.compile(rb"\r\n[0-9A-Fa-f]+[^\r\n]*\r\n")
+
+
+def ends_with_done(piece_before: bytes, last_piece: bytes) -> bool:
+    """Did the two last pieces of a stream bring `[DONE]`, be it over the edge of a chunk?"""
+    return b"[DONE]" in CHUNK_EDGE.sub(b"", piece_before[-64:] + last_piece)
