@@ -7,7 +7,6 @@ import socket
 
 import orjson
 import pytest
-
 from conversation import Answer, Gateway, Peer, Upstream, answering, converse, ok, toml
 
 NOWHERE = "http://127.0.0.1:1"

@@ -200,15 +200,15 @@ def test_http_1_0_gets_no_chunks() -> None:
 
 
 BODILESS = [
-    (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "5"),
+    (b"HEAD", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"5"),
     (b"HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", None),
     (b"GET", b"HTTP/1.1 204 No Content\r\nContent-Length: 0\r\n\r\n", None),
-    (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", "5"),
+    (b"GET", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"5"),
 ]
 
 
 @pytest.mark.parametrize("case", BODILESS)
-def test_answers_without_a_body(case: tuple[bytes, bytes, str | None]) -> None:
+def test_answers_without_a_body(case: tuple[bytes, bytes, bytes | None]) -> None:
     method, sent, length = case
 
     async def conversation() -> None:
@@ -218,7 +218,7 @@ def test_answers_without_a_body(case: tuple[bytes, bytes, str | None]) -> None:
             answer = await client.answer(method)
             assert answer.whole
             assert answer.body == b""
-            assert (answer["content-length"] if "content-length" in answer else None) == length
+            assert dict(answer.fields).get(b"content-length") == length
             await client.send(GET)
             assert (await client.answer()).body == b"ok"
             assert len(upstream.peers) == 1
@@ -258,7 +258,8 @@ def test_refused_after_expect_nothing_is_read() -> None:
         async with Gateway(toml("http://127.0.0.1:1")) as gateway:
             client = await gateway.client()
             await client.send(
-                b"POST /v1/chat HTTP/1.1\r\nHost: gw\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+                b"POST /v1/chat HTTP/1.1\r\nHost: gw\r\nContent-Length: 5\r\n"
+                b"Expect: 100-continue\r\n\r\n"
             )
             answer = await client.answer()
             assert (answer.interim, answer.status, answer.code) == ([], 401, "missing_api_key")

@@ -137,7 +137,7 @@ class Watched:
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async with asyncio.timeout(5):
-            while not condition():  # noqa: ASYNC110  what is awaited lies in shared memory
+            while not condition():
                 await asyncio.sleep(0.002)
 
 
