@@ -238,7 +238,9 @@ class Master:
         self._phase_ends_s = math.inf
         self._ready = False
         self._killed = False
-        self._awake_since_s = time.monotonic()
+        # The time is read once a round, after the sleep, and a sleep too long is noticed there: so
+        # nothing is judged by a time that a standstill has passed unseen.
+        self._now_s = self._awake_since_s = time.monotonic()
         self._signals = SignalPipe(SIGNALS)
 
     def run(self) -> int:
@@ -248,7 +250,7 @@ class Master:
         gc.freeze()
         try:
             while not self._ended():
-                self._tend(time.monotonic())
+                self._tend()
                 for signum in self._wait():
                     self._on_signal(signum)
                 self._read_reports()
@@ -266,16 +268,15 @@ class Master:
     def _wait(self) -> bytes:
         """Sleep until something happens or it is time to look; returns the signals."""
         look_s = LOOK_SOON_S if self._is_awaiting() else LOOK_S
-        asleep_s = time.monotonic()
         poll = select.poll()
         poll.register(self._signals.reader, select.POLLIN)
         if self._controller:
             poll.register(self._controller.report, select.POLLIN)
         poll.poll(look_s * 1000)
-        now_s = time.monotonic()
-        if now_s - asleep_s > look_s + STANDSTILL_S:
-            log.warning("everything stood still for %.1f s", now_s - asleep_s)
-            self._awake_since_s = now_s
+        before_s, self._now_s = self._now_s, time.monotonic()
+        if self._now_s - before_s > look_s + STANDSTILL_S:
+            log.warning("everything stood still for %.1f s", self._now_s - before_s)
+            self._awake_since_s = self._now_s
         return self._signals.read()
 
     def _is_awaiting(self) -> bool:
@@ -344,7 +345,7 @@ class Master:
             return
         log.info("worker %d (pid %d) leaves its place to a successor", worker.slot, worker.pid)
         worker.retired = True
-        worker.kill_at_s = time.monotonic() + self._policy().drain_s + DRAIN_MARGIN_S
+        worker.kill_at_s = self._now_s + self._policy().drain_s + DRAIN_MARGIN_S
         worker.tell("leave")
         slot.worker, slot.restart_reason = None, "retired"
         self._end_standing_in(worker)
@@ -359,20 +360,22 @@ class Master:
 
     # ---- what should be
 
-    def _tend(self, now_s: float) -> None:
+    def _tend(self) -> None:
         """Bring what is nearer to what should be."""
         for worker in self._workers.values():
-            self._watch(worker, now_s)
+            self._watch(worker)
         if self._phase < Phase.DRAINING:
             for slot in self._slots:
-                self._fill(slot, now_s)
+                self._fill(slot)
             self._be_ready()
         if self._phase is not Phase.ENDING and not self._controller:
-            self._start_controller(now_s)
-        if now_s >= self._phase_ends_s or (self._phase is Phase.DRAINING and not self._workers):
-            self._next_phase(now_s)
+            self._start_controller()
+        if self._now_s >= self._phase_ends_s or (
+            self._phase is Phase.DRAINING and not self._workers
+        ):
+            self._next_phase()
 
-    def _watch(self, worker: WorkerProcess, now_s: float) -> None:
+    def _watch(self, worker: WorkerProcess) -> None:
         """See how it stands; kill it when it hangs or had its time."""
         row = self._memory.workers[worker.index]
         if row.state == WorkerState.SERVING and not worker.served:
@@ -381,21 +384,21 @@ class Master:
             self._retire(worker)
         else:
             limit_s = HEARTBEAT_LIMIT_S if worker.served else START_LIMIT_S
-            silent_s = now_s - max(row.heartbeat_ns / 1e9, self._awake_since_s)
+            silent_s = self._now_s - max(row.heartbeat_ns / 1e9, self._awake_since_s)
             if silent_s > limit_s and not worker.stuck:
                 log.error(
                     "worker %d (pid %d) hangs for %.1f s: killed", worker.slot, worker.pid, silent_s
                 )
                 worker.stuck = True
                 worker.kill()
-        if now_s >= worker.kill_at_s:
+        if self._now_s >= worker.kill_at_s:
             log.warning("worker %d (pid %d) did not end in time: killed", worker.slot, worker.pid)
             worker.kill_at_s = math.inf
             worker.kill()
 
-    def _fill(self, slot: Slot, now_s: float) -> None:
+    def _fill(self, slot: Slot) -> None:
         """A worker for the slot, or somebody who stands in until there is one."""
-        if slot.worker is None and now_s >= slot.restarts.start_at_s:
+        if slot.worker is None and self._now_s >= slot.restarts.start_at_s:
             slot.worker = self._start_worker(slot.number)
             if slot.worker and slot.restart_reason:
                 self._tell_controller(f"restarted {slot.restart_reason}")
@@ -442,9 +445,9 @@ class Master:
         forked = self._fork(life)
         if forked is None:
             memory.reap(index)
-            self._slots[slot].restarts.ended(0, time.monotonic())
+            self._slots[slot].restarts.ended(0, self._now_s)
             return None
-        worker = WorkerProcess(*forked, time.monotonic(), index, slot)
+        worker = WorkerProcess(*forked, self._now_s, index, slot)
         row.pid = worker.pid
         self._workers[worker.pid] = worker
         log.debug("worker %d started (pid %d, index %d)", slot, worker.pid, index)
@@ -454,8 +457,8 @@ class Master:
         taken = {worker.index for worker in self._workers.values()}
         return next((i for i in range(self._memory.indexes) if i not in taken), None)
 
-    def _start_controller(self, now_s: float) -> None:
-        if now_s < self._controller_restarts.start_at_s:
+    def _start_controller(self) -> None:
+        if self._now_s < self._controller_restarts.start_at_s:
             return
         common = self._common
         report, told = os.pipe()
@@ -472,9 +475,9 @@ class Master:
         os.close(told)
         if forked is None:
             os.close(report)
-            self._controller_restarts.ended(0, time.monotonic())
+            self._controller_restarts.ended(0, self._now_s)
             return
-        self._controller = ControllerProcess(*forked, time.monotonic(), report)
+        self._controller = ControllerProcess(*forked, self._now_s, report)
         log.debug("controller started (pid %d)", self._controller.pid)
         for line in tuple(self._for_controller):
             self._controller.tell(line)
@@ -524,9 +527,8 @@ class Master:
         if self._phase >= Phase.DRAINING:
             return
         slot.ever_served |= served
-        now_s = time.monotonic()
-        lived_s = now_s - worker.started_s
-        slot.restarts.ended(lived_s, now_s)
+        lived_s = self._now_s - worker.started_s
+        slot.restarts.ended(lived_s, self._now_s)
         slot.restart_reason = "stuck" if worker.stuck else "crash"
         log.error("worker %d (pid %d) ended: %s", worker.slot, worker.pid, how)
         if (
@@ -543,32 +545,30 @@ class Master:
         if self._phase is Phase.ENDING:
             return
         log.error("the controller (pid %d) ended: %s", controller.pid, how)
-        now_s = time.monotonic()
-        self._controller_restarts.ended(now_s - controller.started_s, now_s)
+        self._controller_restarts.ended(self._now_s - controller.started_s, self._now_s)
         self._notifier.reload_lost()
 
     # ---- the end
 
     def _stop(self) -> None:
         policy = self._policy()
-        now_s = time.monotonic()
         log.info("stopping: draining for at most %g s", policy.drain_delay_s + policy.drain_s)
         self._notifier.stopping()
         self._memory.control.draining_since_ns = time.monotonic_ns()
         self._memory.control.draining = 1
         self._phase = Phase.UNREADY
-        self._phase_ends_s = now_s + policy.drain_delay_s
+        self._phase_ends_s = self._now_s + policy.drain_delay_s
 
-    def _next_phase(self, now_s: float) -> None:
+    def _next_phase(self) -> None:
         if self._phase is Phase.UNREADY:
             self._phase = Phase.DRAINING
-            self._phase_ends_s = now_s + self._policy().drain_s + DRAIN_MARGIN_S
+            self._phase_ends_s = self._now_s + self._policy().drain_s + DRAIN_MARGIN_S
             self._drain()
         elif self._phase is Phase.DRAINING:
             for worker in self._workers.values():
                 log.warning("worker %d (pid %d) did not end: killed", worker.slot, worker.pid)
                 worker.kill()
-            self._phase_ends_s = math.inf if self._workers else self._end_controller(now_s)
+            self._phase_ends_s = math.inf if self._workers else self._end_controller()
         elif self._controller:
             log.warning("the controller (pid %d) did not end: killed", self._controller.pid)
             self._controller.kill()
@@ -584,12 +584,12 @@ class Master:
             worker.tell("drain")
         close_listeners(self._common.listeners)
 
-    def _end_controller(self, now_s: float) -> float:
+    def _end_controller(self) -> float:
         """It may still write down what the workers left; returns until when."""
         self._phase = Phase.ENDING
         if self._controller:
             self._controller.end_commands()
-        return now_s + CONTROLLER_END_S
+        return self._now_s + CONTROLLER_END_S
 
     def _kill_all(self) -> None:
         for process in (*self._workers.values(), self._controller):
