@@ -328,8 +328,10 @@ class _Stream:
 
     async def write(self, lines: list[bytes]) -> int:
         await asyncio.sleep(0)
-        while not (written := self._write_some(lines)):
+        written = self._write_some(lines)
+        while self._rest or not written:
             await self._writable()
+            written += self._write_some(lines[written:])
         return written
 
     def _write_some(self, lines: list[bytes]) -> int:
