@@ -26,7 +26,14 @@ from hypothesis import strategies as st
 
 from aigw.errors import StartError
 from aigw.observe import access_log as module
-from aigw.observe.access_log import LINE_BYTES, AccessLog, Clock, Record, encode
+from aigw.observe.access_log import (
+    LINE_BYTES,
+    AccessLog,
+    Clock,
+    Record,
+    check_destination,
+    encode,
+)
 
 # fmt: off
 CONTRACT = [
@@ -239,6 +246,15 @@ def test_lines_after_the_end_are_counted(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_stops_the_start(tmp_path: Path, where: str) -> None:
     with pytest.raises(StartError, match=r"log\.access: cannot open"):
         AccessLog(str(tmp_path / where), Lost())
+    with pytest.raises(StartError, match=r"log\.access: cannot open"):
+        check_destination(str(tmp_path / where))
+
+
+def test_the_check_leaves_nothing_open(tmp_path: Path) -> None:
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    for destination in (str(tmp_path / "access.log"), "off"):
+        check_destination(destination)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
 def test_rotation_loses_and_tears_nothing(tmp_path: Path) -> None:

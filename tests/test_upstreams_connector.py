@@ -834,5 +834,5 @@ def test_a_cancelled_race_leaves_nothing() -> None:
 async def until(true: Callable[[], bool]) -> None:
     """What the kernel or a loop turn brings about cannot be awaited, but it comes soon."""
     async with asyncio.timeout(5):
-        while not true():  # noqa: ASYNC110
+        while not true():
             await asyncio.sleep(0.005)

@@ -148,7 +148,7 @@ class AccessLog:
         self._trouble = ""
         self._reopen = False
         self._closing = False
-        self._sink: _Sink | None = open_destination(destination) if self.enabled else None
+        self._sink: _Sink | None = _open(destination) if self.enabled else None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Write from now on, lines that were appended earlier first."""
@@ -251,7 +251,7 @@ class AccessLog:
     async def _open_anew(self) -> None:
         self._reopen = False
         try:
-            sink = await asyncio.to_thread(open_destination, self._destination)
+            sink = await asyncio.to_thread(_open, self._destination)
         except StartError as fault:
             _log.warning("%s; the old one stays in use", fault)
             return
@@ -377,11 +377,14 @@ def _group_end(lines: list[bytes], start: int) -> int:
     return len(lines)
 
 
-def open_destination(destination: str) -> _Sink:
-    """Open "stdout" or a path for appending; a path is made if it is not there.
+def check_destination(destination: str) -> None:
+    """Raise `StartError` if the log could not be opened: for the master, before it forks."""
+    if destination != "off":
+        _open(destination).close()
 
-    Raises `StartError`.
-    """
+
+def _open(destination: str) -> _Sink:
+    """Open "stdout" or a path for appending; a file is made if it is not there."""
     try:
         if destination == "stdout":
             return _open_stdout()
