@@ -31,7 +31,7 @@ def worker_count(wanted: int | Literal["auto"], root: Path = Path("/")) -> int:
     if sys.platform != "linux":
         return 1
     cpus = len(os.sched_getaffinity(0))
-    return max(1, min(cpus, math.ceil(cpu_quota(root)), AUTO_WORKERS_MOST))
+    return max(1, min(math.ceil(min(cpus, cpu_quota(root))), AUTO_WORKERS_MOST))
 
 
 def cpu_quota(root: Path) -> float:

@@ -250,7 +250,7 @@ def test_a_worker_that_ends_meanwhile_need_not_acknowledge(tmp_path: Path, how: 
     async def scenario(house: House) -> None:
         house.deaf.add(1)
         reload = asyncio.create_task(house.ask("POST", "/reload"))
-        while house.memory.policy.version < 2:  # noqa: ASYNC110  it lies in shared memory
+        while house.memory.policy.version < 2:
             await asyncio.sleep(0.001)
         if how == "drains":
             house.memory.workers[1].state = WorkerState.DRAINING
