@@ -51,7 +51,7 @@ class _Family(NamedTuple):
 
 
 # The 14th byte: address family and transport.  Datagrams and Unix sockets are legal and name no
-# client that we could use: the specification asks to take them as "unspecified".  All else is wrong.
+# client that we could use: the specification asks to take them as "unspecified".  Else: an error.
 FAMILIES: dict[int, _Family] = {
     0x00: _Family(0, 0),
     0x11: _Family(12, 4),
