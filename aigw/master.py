@@ -44,6 +44,7 @@ from aigw.controller import ControllerChild, run_controller
 from aigw.errors import StartError
 from aigw.host import Notifier, worker_count
 from aigw.memory import Memory, WorkerState
+from aigw.observe.access_log import check_destination
 from aigw.policy import Policy, compile_policy, load_policy
 from aigw.processes import (
     ControllerProcess,
@@ -111,6 +112,7 @@ def run_master(
     slots = worker_count(settings.listen.workers)
     files = open_file_limit(START_FILES + slots * (1 + 2 * len(settings.listen.address)))
     connections = connection_limit(settings.limits.connections, files)
+    check_destination(settings.log.access)
     common = _open(settings, reload, slots)
     try:
         _publish_first_policy(settings, common.memory)
