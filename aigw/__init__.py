@@ -13,7 +13,7 @@ dialects      how providers differ: credential header and error envelope.  Pure
 policy        may it pass, and where to: keys, limits, routes, compiled into one immutable object
 upstreams     who answers: balance (pure); connector, connection, pool, health checks (I/O)
 observe       access log, metrics, the record of a request
-proxy         one client connection, one exchange: the only place where bytes meet policy and upstream
+proxy         one client connection, one exchange: where bytes meet policy and upstream
 admin         the admin listener: metrics, health, upstreams, reload, stop
 mock          the built-in provider of `aigw demo` and the benches
 worker        one event loop that does nothing but proxy

@@ -106,8 +106,6 @@ def run_master(
     `reload` reads the settings anew; the controller calls it.  Raises StartError for whatever keeps
     aigw from starting: nothing is forked then, and nothing left behind.
     """
-    if not hasattr(os, "fork"):
-        raise StartError("this system has no fork(): on Windows run aigw in WSL")
     _log_to_stderr(settings.log.level)
     slots = worker_count(settings.listen.workers)
     files = open_file_limit(START_FILES + slots * (1 + 2 * len(settings.listen.address)))

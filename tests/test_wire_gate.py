@@ -156,8 +156,8 @@ REFUSED_ANSWERS = {
 def test_refused_answers(name: str) -> None:
     data = REFUSED_ANSWERS[name]
     with pytest.raises(HeadError):
-        AnswerReader(b"GET", 65536).feed(data)
-    reader = AnswerReader(b"GET", 65536)
+        AnswerReader(65536).feed(data)
+    reader = AnswerReader(65536)
     with pytest.raises(HeadError):
         for at in range(0, len(data), 7):
             assert reader.feed(data[at : at + 7]) is None
@@ -185,7 +185,7 @@ TOLERATED_ANSWERS = {
 def test_tolerated_answers(name: str) -> None:
     data, reason, length, kept, field = TOLERATED_ANSWERS[name]
     for step in (1, 5, len(data)):
-        reader = AnswerReader(b"GET", 65536)
+        reader = AnswerReader(65536)
         head = None
         for at in range(0, len(data), step):
             assert head is None
@@ -197,7 +197,7 @@ def test_tolerated_answers(name: str) -> None:
 
 
 def test_what_follows_an_answer_head() -> None:
-    reader = AnswerReader(b"GET", 65536)
+    reader = AnswerReader(65536)
     assert (
         reader.feed(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n") is None
     )

@@ -13,6 +13,7 @@ from aigw.wire.rewrite import (
     answer_head,
     interim_head,
     request_head,
+    start_of_request,
 )
 
 
@@ -20,7 +21,8 @@ def rewritten(
     fields: bytes, credential: bytes = b"", withheld: frozenset[bytes] = frozenset()
 ) -> bytes:
     head = read_request(b"POST /v1/x?y=1 HTTP/1.1\r\nHost: gateway\r\n" + fields + b"\r\n")
-    return request_head(head, b"/base/x?y=1", b"upstream:8000", credential, withheld)
+    start = start_of_request(b"POST", b"/base/x?y=1", b"upstream:8000")
+    return request_head(head, start, credential, withheld)
 
 
 START = b"POST /base/x?y=1 HTTP/1.1\r\nHost: upstream:8000\r\n"
@@ -78,13 +80,13 @@ def test_random_fields_pass_both_ways(fields: list[tuple[bytes, bytes]]) -> None
     ]
     lines = b"".join(b"%b: %b\r\n" % field for field in fields)
     assert rewritten(lines) == START + lines + b"\r\n"
-    head = AnswerReader(b"GET", 65536).feed(b"HTTP/1.1 299 Odd\r\n" + lines + b"\r\n")
+    head = AnswerReader(65536).feed(b"HTTP/1.1 299 Odd\r\n" + lines + b"\r\n")
     assert head is not None
     assert answer_head(head, b"", frozenset()) == b"HTTP/1.1 299 Odd\r\n" + lines + b"\r\n"
 
 
 def test_an_answer_loses_what_is_not_end_to_end() -> None:
-    head = AnswerReader(b"GET", 65536).feed(
+    head = AnswerReader(65536).feed(
         b"HTTP/1.1 200 OK\r\nConnection: x-hop\r\nX-Hop: 1\r\nKeep-Alive: timeout=5\r\n"
         b"Content-Length: 0\r\nX-Aigw-Error: forged\r\nX-Request-Id: r1\r\nUpgrade: h2c\r\n\r\n"
     )
@@ -96,7 +98,7 @@ def test_an_answer_loses_what_is_not_end_to_end() -> None:
 
 
 def test_an_interim_answer_has_no_length() -> None:
-    reader = AnswerReader(b"GET", 65536)
+    reader = AnswerReader(65536)
     assert (
         reader.feed(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nContent-Length: 3\r\n\r\n") is None
     )

@@ -35,6 +35,7 @@ class TrustedProxies:
 
     def __init__(self, cidrs: Sequence[str]) -> None:
         """Raise `ValueError` where an entry is neither a network nor `UNIX`."""
+        self.any = bool(cidrs)  # without any, every peer is the client
         self._unix = UNIX in cidrs
         self._networks = [ip_network(cidr, strict=False) for cidr in cidrs if cidr != UNIX]
         self._remembered = lru_cache(maxsize=REMEMBERED)(self._contain)

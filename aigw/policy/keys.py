@@ -1,14 +1,12 @@
 """Whose request is it: the four places of a key, and the rules where several are filled.
 
 A key is looked up by its SHA-256: the look-up is the constant-time comparison, and nothing that
-is kept or logged is a secret.  The same pass settles which of the client's credential fields may
-go upstream where the client's own credential passes: never one that held a gateway key of any
-kind, known, expired or revoked, nor a value that looks like one.
+is kept or logged is a secret.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 from aigw.errors import Code
@@ -18,63 +16,57 @@ from aigw.wire.gate import CREDENTIAL_FIELDS
 OWN_KEY_PREFIX = b"aigw-"
 BEARER = b"bearer "
 
-
-class Identity:
-    """Who asks: a usable key, or the error that says why there is none.
-
-    `key` is set as well where a known key is refused, so that the log can name it.
-    `gateway_fields` are the credential fields that must not go upstream in any case.
-    """
-
-    __slots__ = ("error", "gateway_fields", "key")
-
-    def __init__(self, key: Key | None, error: Code | None, gateway_fields: frozenset[bytes]):
-        self.key = key
-        self.error = error
-        self.gateway_fields = gateway_fields
+# A credential field's lower-case name and the bare credential in it.
+Credential = tuple[bytes, bytes]
 
 
-def identify(keys: Mapping[bytes, Key], fields: Mapping[bytes, bytes], wall_s: float) -> Identity:
-    """Find the gateway key among the credential fields; `wall_s` is Unix time."""
-    found: dict[str, Key] = {}
-    own: set[bytes] = set()
-    offered = False
+def credentials_in(fields: Mapping[bytes, bytes]) -> list[Credential]:
+    """The credentials among a head's fields; `Authorization` counts only with the scheme Bearer."""
+    found = []
     for name in CREDENTIAL_FIELDS:
-        field = fields.get(name)
-        if field is None:
+        value = fields.get(name)
+        if not value:
             continue
-        value = bare_value(name, field)
-        if value is None:
-            continue
-        offered = True
+        if name == b"authorization":
+            if value[: len(BEARER)].lower() != BEARER:
+                continue
+            value = value[len(BEARER) :].strip(b" \t")
+        if value:
+            found.append((name, value))
+    return found
+
+
+def identify(
+    keys: Mapping[bytes, Key], credentials: Sequence[Credential], wall_s: float
+) -> tuple[Key | None, Code | None]:
+    """The gateway key among the credentials, and why it may not be used; `wall_s` is Unix time.
+
+    The key is given as well where a known one is refused, so that the log can name it.
+    """
+    found: Key | None = None
+    for _, value in credentials:
         key = keys.get(sha256(value).digest())
-        if key is not None:
-            found[key.name] = key
-        if key is not None or value.startswith(OWN_KEY_PREFIX):
-            own.add(name)
-    gateway_fields = frozenset(own)
-    if len(found) > 1:
-        return Identity(None, Code.AMBIGUOUS_API_KEY, gateway_fields)
-    if not found:
-        code = Code.INVALID_API_KEY if offered else Code.MISSING_API_KEY
-        return Identity(None, code, gateway_fields)
-    (key,) = found.values()
-    return Identity(key, refusal_of(key, wall_s), gateway_fields)
+        if key is None:
+            continue
+        if found is not None and found.name != key.name:
+            return None, Code.AMBIGUOUS_API_KEY
+        found = key
+    if found is None:
+        return None, Code.INVALID_API_KEY if credentials else Code.MISSING_API_KEY
+    if found.revoked:
+        return found, Code.INVALID_API_KEY
+    if wall_s >= found.expires_at:
+        return found, Code.EXPIRED_API_KEY
+    return found, None
 
 
-def refusal_of(key: Key, wall_s: float) -> Code | None:
-    """Why a known key may not be used now."""
-    if key.revoked:
-        return Code.INVALID_API_KEY
-    if wall_s >= key.expires_at:
-        return Code.EXPIRED_API_KEY
-    return None
-
-
-def bare_value(name: bytes, field: bytes) -> bytes | None:
-    """The credential in a field: `Authorization` counts only with the scheme Bearer."""
-    if name != b"authorization":
-        return field or None
-    if field[: len(BEARER)].lower() != BEARER:
-        return None
-    return field[len(BEARER) :].strip(b" \t") or None
+def gateway_fields(
+    keys: Mapping[bytes, Key], credentials: Sequence[Credential]
+) -> frozenset[bytes]:
+    """The credential fields that must never go upstream, not even where the client's own pass:
+    those with a gateway key, known, expired or revoked, or with a value that looks like one."""
+    return frozenset(
+        name
+        for name, value in credentials
+        if value.startswith(OWN_KEY_PREFIX) or sha256(value).digest() in keys
+    )

@@ -73,7 +73,7 @@ def _count(exchange: Exchange, now_s: float) -> None:
     ttfb_s = exchange.first_byte_s - exchange.started_s if exchange.first_byte_s >= 0 else -1.0
     duration_s = now_s - exchange.started_s
     metrics.finish(route, upstream, str(exchange.status), duration_s, ttfb_s)
-    if exchange.attempts:
+    if exchange.overhead_s:
         metrics.overhead(exchange.overhead_s)
     error = exchange.error
     if error is not None and error.status == 429 and exchange.key is not None:
@@ -82,12 +82,12 @@ def _count(exchange: Exchange, now_s: float) -> None:
 
 def record_of(exchange: Exchange, now_s: float) -> Record:
     """The access line's fields in the contract's order; None is what is not known."""
-    request, member = exchange.request, exchange.member
+    request, key, member = exchange.request, exchange.key, exchange.member
     duration_s = now_s - exchange.started_s
     record = Record(
-        time=_clock.text(time.time() - duration_s),
-        request_id=exchange.request_id,
-        client_ip=exchange.client.peer_ip,
+        time=_clock.text(exchange.began_at),
+        request_id=exchange.request_id.decode(),
+        client_ip=exchange.client_ip,
         status=exchange.status,
         error=exchange.error.word if exchange.error is not None else None,
         upstream=exchange.group.settings.name if exchange.group is not None else None,
@@ -102,11 +102,13 @@ def record_of(exchange: Exchange, now_s: float) -> Record:
     if exchange.first_byte_s >= 0:
         record.ttfb_ms = round((exchange.first_byte_s - exchange.started_s) * 1000, 3)
     if request is not None:
-        record.client_ip = request.client_ip
-        record.method = request.head.method.decode()
-        record.path = request.path.decode()
-        record.key = request.key.name if request.key is not None else None
-        record.user = request.user or None
-        record.app = request.app or None
+        record.method = request.method_text
+        record.path = request.path_text
         record.route = request.route.name if request.route is not None else None
+    if key is not None:
+        record.key = key.name
+        record.user = (
+            exchange.user.decode() if exchange.user else f"{key.name}:{exchange.client_ip}"
+        )
+        record.app = exchange.app.decode() if exchange.app else "default"
     return record

@@ -31,6 +31,7 @@ from aigw.wire.head import HeadError, RequestHead, read_request
 from aigw.wire.proxy_protocol import Incomplete, ProxyError, parse
 
 if TYPE_CHECKING:
+    from aigw.proxy.known import KnownRequest
     from aigw.proxy.services import Services
 
 logger = logging.getLogger("aigw")
@@ -59,6 +60,8 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_feed_again_due",
+        "_known",
+        "_known_version",
         "_lingered_bytes",
         "_pending",
         "_searched",
@@ -84,6 +87,8 @@ class ClientConnection(asyncio.Protocol):
         self._searched = 0  # how far they have been looked through
         self._lingered_bytes = 0
         self._feed_again_due = False
+        self._known: KnownRequest | None = None  # what recognised the last head
+        self._known_version = 0
 
     # ---- what the event loop tells -----------------------------------------------------------
 
@@ -172,9 +177,13 @@ class ClientConnection(asyncio.Protocol):
             self._head_data(rest)
 
     def _head_data(self, data: bytes) -> None:
+        """A head: recognised if its shape has been seen before, else read by h11."""
+        self.services.follow_policy()
         if self._pending:
             self._pending += data
             data = bytes(self._pending)
+        if self._recognise(data):
+            return
         if data.startswith(EMPTY_LINE):
             data = data[len(EMPTY_LINE) :]
         end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
@@ -188,6 +197,36 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_size(data)
             return
         self._begin(data[:end], data[end:])
+
+    def _recognise(self, data: bytes) -> bool:
+        """Begin the exchange if the whole head is here and a template knows it.
+
+        First the template that this client used last, then all of the worker's.
+        """
+        services = self.services
+        known = self._known
+        found = None
+        if known is not None and self._known_version == services.policy_version:
+            found = known.match(data)
+        if known is None or found is None:
+            hit = services.known.find(data)
+            if hit is None:
+                return False
+            known, found = hit
+            self._known, self._known_version = known, services.policy_version
+        end = found.end()
+        if end > services.policy.head_bytes:
+            return False
+        known.hits += 1
+        self._pending.clear()
+        self._searched = 0
+        self._state = State.BODY
+        self.exchange = exchange = Exchange(services, self, time.monotonic())
+        if exchange.begin_known(known, found, data[end:]):
+            return True
+        self._state = State.HEAD
+        self.exchange = None
+        return False
 
     def _partial_head(self, data: bytes) -> None:
         """Keep what has come; refuse what can no longer become a legal head."""
@@ -217,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_head(Code.HEADERS_TOO_LARGE, message)
             return
         self.exchange = Exchange(self.services, self, started_s)
-        self.exchange.begin(head, rest)
+        self.exchange.begin(head, head_bytes, rest)
 
     def _refuse_size(self, data: bytes) -> None:
         limit = self.services.policy.head_bytes

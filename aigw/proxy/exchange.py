@@ -17,20 +17,25 @@ import asyncio
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aigw.errors import Code
 from aigw.policy import cors
+from aigw.policy.keys import credentials_in, gateway_fields
 from aigw.policy.routes import upstream_target
 from aigw.proxy import accounting
-from aigw.proxy.admission import Request, admit, too_large, trace_client
+from aigw.proxy.admission import KNOWN_QUESTIONS, QUESTIONS, Ending, admit, client_of, too_large
 from aigw.proxy.deadlines import LOOK_S
 from aigw.proxy.holdings import Holdings
 from aigw.proxy.phase import Phase
 from aigw.proxy.refusal import OwnAnswer, Refusal, own_answer_bytes, refusal_answer
+from aigw.proxy.request import Request
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import ConnectFailure
 from aigw.wire.framing import (
+    CHUNKED_LINE,
+    RAW,
     REFRAMED,
     BodyReader,
     ChunkReader,
@@ -40,91 +45,110 @@ from aigw.wire.framing import (
     plan_answer,
 )
 from aigw.wire.gate import CREDENTIAL_FIELDS
-from aigw.wire.rewrite import answer_head, interim_head, request_head
+from aigw.wire.rewrite import answer_head, interim_head, request_head, start_of_request
 
 if TYPE_CHECKING:
     from aigw.policy import Key, Route
+    from aigw.policy.keys import Credential
     from aigw.proxy.client import ClientConnection
+    from aigw.proxy.known import KnownRequest
     from aigw.proxy.services import Services
     from aigw.upstreams.group import Group
+    from aigw.upstreams.known import KnownAnswer
     from aigw.upstreams.member import Member
     from aigw.wire.head import AnswerHead, RequestHead
 
 logger = logging.getLogger("aigw")
 
 MAX_ATTEMPTS = 2
-# RFC 9110, 9.2.2: sending these twice does no more than sending them once.
-IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
 NO_FIELDS: frozenset[bytes] = frozenset()
+NO_BODY = LengthReader(0)  # stands where no body was announced, and is never fed
 
 
 class Exchange:
     """One request.  The fields stand in the order of the story."""
 
-    __slots__ = (
-        # the answer
-        "answer",
-        "attempts",
-        # the request's body
-        "body",
-        "bytes_out",
+    __slots__ = (  # noqa: RUF023 - in the order of the story
         # for its whole life
         "client",
-        "client_is_full",
-        "connecting",
-        "connection",
-        "ends_by_close",
+        "services",
+        "phase",
+        "request_id",
+        "started_s",
+        "began_at",
+        "touched_s",
         "error",
-        "first_byte_s",
-        "fresh_only",
-        "group",
-        "held_up_s",
+        "status",
+        # who asks for what
+        "request",
+        "known",
+        "found",
+        "credentials",
+        "client_ip",
+        "key",
+        "user",
+        "app",
+        "origin",
         # what was taken and is given back in finish
         "holdings",
-        "is_stream",
-        "keep_client",
-        "key",
-        "last_piece",
         "member",
-        "overhead_s",
-        "phase",
-        "piece_before",
+        # the request's body
+        "body",
+        "body_length",
+        "held_up_s",
         "replay",
         "replay_bytes",
-        "request",
-        "request_id",
         # the attempt
-        "route",
-        "sent_s",
-        "services",
-        "splice",
-        "started_s",
-        "status",
-        "touched_s",
+        "group",
         "tried",
+        "attempts",
+        "fresh_only",
+        "connecting",
+        "connection",
+        "sent_s",
+        # the answer
+        "answer",
+        "splice",
+        "keep_client",
+        "ends_by_close",
+        "first_byte_s",
+        "bytes_out",
+        "is_stream",
+        "last_piece",
+        "piece_before",
+        "client_is_full",
         "unsent_bytes",
+        "overhead_s",
     )
 
     def __init__(self, services: Services, client: ClientConnection, started_s: float):
-        self.services = services
         self.client = client
+        self.services = services
         self.phase = Phase.UPLOADING
-        self.request: Request | None = None
         self.request_id = services.new_request_id()
         self.started_s = started_s
+        self.began_at = time.time()
         self.touched_s = started_s
         self.error: Code | None = None
         self.status = 0
+        self.request: Request | None = None
+        self.known: KnownRequest | None = None
+        self.found: re.Match[bytes] | None = None
+        self.credentials: Sequence[Credential] = ()
+        self.client_ip = client.peer_ip
+        self.key: Key | None = None
+        self.user: bytes | None = None
+        self.app: bytes | None = None
+        self.origin: bytes | None = None
         self.holdings = Holdings(services.limits)
         self.member: Member | None = None
-        self.body: BodyReader = LengthReader(0)
+        self.body: BodyReader = NO_BODY
+        self.body_length = 0
         self.held_up_s = 0.0
         self.replay: list[bytes] | None = []
         self.replay_bytes = 0
-        self.route: Route | None = None
-        self.key: Key | None = None
         self.group: Group | None = None
-        self.tried: list[Member] = []
+        self.tried: Sequence[Member] = ()
         self.attempts = 0
         self.fresh_only = False
         self.connecting: asyncio.Task[None] | None = None
@@ -145,38 +169,83 @@ class Exchange:
 
     # ---- the request -----------------------------------------------------------------------------
 
-    def begin(self, head: RequestHead, rest: bytes) -> None:
-        """Admit the request and make the first attempt, or end it here."""
-        self.services.follow_policy()
-        self.request = request = Request(head, time.time())
-        if head.is_chunked:
-            self.body = ChunkReader(REFRAMED)
-        else:
-            self.body = LengthReader(head.body_length)
-        trace_client(self.services, request, self.client.peer_ip)
+    def begin(self, head: RequestHead, raw: bytes, rest: bytes) -> None:
+        """A head that h11 has read: ask all questions; maybe its shape is worth learning."""
+        self.request = Request(head)
+        self.body_length = head.body_length
+        self.credentials = credentials_in(head.known)
+        self.client_ip = client_of(self, head.values(b"x-forwarded-for"))
+        self.body = ChunkReader(REFRAMED) if head.is_chunked else LengthReader(head.body_length)
+        ending = admit(self, QUESTIONS)
+        self.services.known.consider(self, raw, self.started_s)
+        self._proceed(ending, rest, head.expects_continue)
+
+    def begin_known(self, known: KnownRequest, found: re.Match[bytes], rest: bytes) -> bool:
+        """A head that a template has recognised: ask what is left to ask.
+
+        False, and nothing done, where it must be read by h11 after all.
+        """
+        self.credentials = known.credentials_in(found)
+        group = self.services.group_of(known.route)
+        if group.settings.credential_lines is None:
+            own = gateway_fields(self.services.policy.keys, self.credentials)
+            if own != known.gateway_fields:
+                return False
+        self.request, self.known, self.found = known.facts, known, found
+        if known.user:
+            self.user = found[known.user]
+        if known.app:
+            self.app = found[known.app]
+        self.client_ip = client_of(self, [found[known.forwarded]] if known.forwarded else [])
+        if known.length:
+            self.body_length = int(found[known.length])
+            self.body = LengthReader(self.body_length)
+        self._proceed(admit(self, KNOWN_QUESTIONS), rest, False)
+        return True
+
+    def _proceed(self, ending: Ending, rest: bytes, expects_continue: bool) -> None:
+        """Take what must be taken and make the first attempt, or end here."""
         accounting.began(self)
-        ending = admit(self.services, request) or self._take(request)
+        ending = ending or self._take()
         if ending is not None:
             self._end_early(ending, rest)
             return
         accounting.accepted(self)
-        if head.expects_continue and not rest and not self.body.done:
+        if expects_continue and not rest and not self.body.done:
             self.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.request_data(rest)
         if self.phase is not Phase.OVER:
             self._attempt()
 
-    def _take(self, request: Request) -> Refusal | None:
-        """Check what must be taken, then take it; a refused request has taken nothing."""
-        assert request.route is not None
-        assert request.key is not None
-        self.route, self.key = request.route, request.key
-        services, now_s = self.services, self.started_s
-        self.group = group = services.group_of(self.route)
-        if group.choose(now_s, services.is_member_out) is None:
+    def _take(self) -> Refusal | None:
+        """A member to ask, then the key's slot and tokens; a refused request has taken nothing."""
+        key, route, now_s = self.key, self.route_in_use, self.started_s
+        assert key is not None
+        self.group = group = self.services.group_of(route)
+        if group.choose(now_s, self.services.is_member_out) is None:
             wait_s = group.next_in_s(now_s)
             return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)
-        return self.holdings.take(self.key, self.route, group, now_s)
+        return self.holdings.take(key, route, group, now_s)
+
+    @property
+    def facts(self) -> Request:
+        """The request, where there surely is one."""
+        assert self.request is not None
+        return self.request
+
+    @property
+    def route_in_use(self) -> Route:
+        """The route, where it is known to be settled."""
+        route = self.facts.route
+        assert route is not None
+        return route
+
+    def withheld_credentials(self) -> tuple[frozenset[bytes], frozenset[bytes]]:
+        """The client's credential fields that do not go upstream; and those of them that held
+        something of the gateway's."""
+        own = gateway_fields(self.services.policy.keys, self.credentials)
+        group = self.services.group_of(self.route_in_use)
+        return (own if group.settings.credential_lines is None else CREDENTIAL_FIELDS), own
 
     def request_data(self, data: bytes) -> None:
         """Bytes of the request's body, and maybe of what comes after it."""
@@ -215,12 +284,6 @@ class Exchange:
         if self.phase is Phase.UPLOADING:
             self.phase = Phase.AWAITING
             self._wait(self.route_in_use.first_byte_s)
-
-    @property
-    def route_in_use(self) -> Route:
-        """The route, where it is known to be settled."""
-        assert self.route is not None
-        return self.route
 
     def _wait(self, limit_s: float) -> None:
         """Look at this exchange when so long has passed (`deadlines.look`)."""
@@ -277,7 +340,7 @@ class Exchange:
         member.connect_failed(now_s)
         accounting.attempt_failed(self, f"connect_{failure.reason}")
         logger.debug("connect to %s failed: %s", member.label, failure.detail)
-        self.tried.append(member)
+        self.tried = (*self.tried, member)
         if self.attempts < MAX_ATTEMPTS and self._another_member(now_s):
             self._attempt()
             return
@@ -290,36 +353,33 @@ class Exchange:
 
     def _send(self, connection: UpstreamConnection) -> None:
         """Write the head and what there is of the body in one go."""
-        assert self.request is not None
-        assert self.group is not None
-        head = self.request.head
         self.connection = connection
-        connection.begin(self, head.method, self.services.policy.upstream_head_bytes)
-        member = connection.member.settings
-        target = upstream_target(
-            self.route_in_use, member.base_path, self.request.path, self.request.query
-        )
-        passes_own = self.group.settings.credential_lines is None
-        withheld = self.request.gateway_fields if passes_own else CREDENTIAL_FIELDS
-        lines = self.group.credential_lines()
-        pieces = [request_head(head, target, member.host_field, lines, withheld)]
+        limit = self.services.policy.upstream_head_bytes
+        connection.begin(self, limit, self._takes_known_answers())
+        pieces = [self._head_for(connection.member)]
         if self.replay:
             pieces += self.replay
         connection.transport.write(b"".join(pieces))
         self.sent_s = time.monotonic()
         if self.attempts == 1 and connection.uses > 1:
             self.overhead_s += self.sent_s - self.started_s
-        if connection.uses == 1 or not self._is_replayable():
+        if connection.uses == 1 or not self.facts.is_replayable:
             self.replay = None
         else:
             self._forget_replay_beyond(self.services.policy.inspect_bytes)
         self.touched_s = self.services.clock_s
         self.client.resume_body()
 
-    def _is_replayable(self) -> bool:
-        assert self.request is not None
-        head = self.request.head
-        return head.method in IDEMPOTENT_METHODS or b"idempotency-key" in head.known
+    def _head_for(self, member: Member) -> bytes:
+        assert self.group is not None
+        facts, settings = self.facts, member.settings
+        target = upstream_target(self.route_in_use, settings.base_path, facts.path, facts.query)
+        own = self.group.credential_lines()
+        if self.known is not None and self.found is not None:
+            return self.known.head_for(member, target, self.found, own)
+        start = start_of_request(facts.method, target, settings.host_field)
+        withheld, _ = self.withheld_credentials()
+        return request_head(facts.head, start, own, withheld)
 
     def _lost_before_answer(self, why: str) -> None:
         """The connection ended without a byte of an answer, or in the middle of its head."""
@@ -346,60 +406,76 @@ class Exchange:
     # ---- the answer ------------------------------------------------------------------------------
 
     def answer_interim(self, head: AnswerHead) -> None:
-        assert self.request is not None
-        if head.status != 100 and not self.request.head.is_http_1_0:
+        if head.status != 100 and not self.facts.head.is_http_1_0:
             self.client.write(interim_head(head))
 
     def answer_started(self, head: AnswerHead, rest: bytes) -> None:
-        """Write the answer's head anew, together with what came with it."""
-        assert self.request is not None
-        assert self.connection is not None
+        """A head that h11 has read: write it anew, together with what came with it."""
         assert self.group is not None
-        arrived_s = time.monotonic()
         if head.status in (401, 403) and self.group.settings.credential_lines:
             accounting.attempt_failed(self, "auth")
             message = "The upstream refused the gateway's own credential."
             self.fail(Refusal(Code.UPSTREAM_AUTH_ERROR, message))
             return
-        request = self.request.head
-        plan = plan_answer(request.method, head.status, head.body_length, request.is_http_1_0)
-        self.answer, self.splice, self.phase = head, plan.reader, Phase.ANSWERING
-        self.replay = None
-        self.status = head.status
-        self.first_byte_s = arrived_s
-        self.is_stream = head.known.get(b"content-type", b"").startswith(b"text/event-stream")
-        self.ends_by_close = plan.ends_by_close
-        self.keep_client = (
-            self.body.done and not plan.ends_by_close and self.client.may_stay(request)
-        )
-        lines, withheld = self._own_lines(plan.framing_line)
+        is_http_1_0 = self.facts.head.is_http_1_0
+        plan = plan_answer(self.facts.method, head.status, head.body_length, is_http_1_0)
+        self._begin_answer(head, plan.reader, plan.ends_by_close)
+        withheld = cors.ANSWER_FIELDS if self.route_in_use.cors_origins else NO_FIELDS
         if plan.drops_length:
             withheld |= {b"content-length"}
-        self.connection.note_keep_alive(head)
-        self._wait(self.route_in_use.idle_s)
+        lines = plan.framing_line + self._own_lines()
         self._relay(rest, answer_head(head, lines, withheld))
-        self.overhead_s += time.monotonic() - arrived_s
+        self.overhead_s += time.monotonic() - self.first_byte_s
 
-    def _own_lines(self, framing_line: bytes) -> tuple[bytes, frozenset[bytes]]:
-        """The lines that the gateway adds to a forwarded answer, and the fields they replace."""
-        assert self.request is not None
-        lines = framing_line + self.common_lines()
-        if self.holdings.standing is not None:
-            lines += self.holdings.standing.header_lines(b"x-aigw-")
-        if self.route is not None and self.route.cors_origins:
-            return lines, cors.ANSWER_FIELDS
-        return lines, NO_FIELDS
+    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], rest: bytes) -> None:
+        """A head that a template has recognised; only for clients that take it as it comes."""
+        reader: BodyReader
+        if known.length:
+            reader = LengthReader(int(found[known.length]))
+            lines = self._own_lines()
+        else:
+            reader = ChunkReader(RAW)
+            lines = CHUNKED_LINE + self._own_lines()
+        self._begin_answer(known.head, reader, False)
+        self._relay(rest, known.format % (*found.groups(), lines))
+        self.overhead_s += time.monotonic() - self.first_byte_s
+
+    def _takes_known_answers(self) -> bool:
+        """HTTP/1.1, no browser's permissions to put in: what the upstream's head says, goes."""
+        facts = self.facts
+        return not (facts.is_head or facts.head.is_http_1_0 or self.route_in_use.cors_origins)
+
+    def _begin_answer(self, head: AnswerHead, reader: BodyReader, ends_by_close: bool) -> None:
+        assert self.connection is not None
+        self.first_byte_s = time.monotonic()
+        self.answer, self.splice, self.phase = head, reader, Phase.ANSWERING
+        self.replay = None
+        self.status = head.status
+        self.is_stream = head.is_stream
+        self.ends_by_close = ends_by_close
+        self.keep_client = (
+            self.body.done and not ends_by_close and self.client.may_stay(self.facts.head)
+        )
+        self.connection.note_keep_alive(head)
+        self.touched_s = self.services.clock_s
+        self._wait(self.route_in_use.idle_s)
+
+    def _own_lines(self) -> bytes:
+        """The lines that the gateway adds to a forwarded answer."""
+        standing = self.holdings.standing
+        if standing is None:
+            return self.common_lines()
+        return self.common_lines() + standing.header_lines(b"x-aigw-")
 
     def common_lines(self) -> bytes:
         """What every answer carries, forwarded or our own: id, connection, permission."""
-        lines = b"x-aigw-request-id: %b\r\n" % self.request_id.encode()
-        request = self.request
+        lines = b"x-aigw-request-id: %b\r\n" % self.request_id
         if not self.keep_client:
             lines += b"Connection: close\r\n"
-        elif request is not None and request.head.is_http_1_0:
+        elif self.facts.head.is_http_1_0:
             lines += b"Connection: keep-alive\r\n"
-        if request is not None and request.origin is not None:
-            lines += cors.answer_lines(request.origin)
+        if self.origin is not None:
+            lines += cors.answer_lines(self.origin)
         return lines
 
     def answer_data(self, data: bytes) -> None:
@@ -562,8 +638,7 @@ class Exchange:
         self._answer_by_ourselves(ending)
 
     def _answer_by_ourselves(self, ending: Refusal | OwnAnswer) -> None:
-        request = self.request
-        code = None
+        request, code = self.request, None
         if isinstance(ending, Refusal):
             code = ending.code
             ending = refusal_answer(ending, self.request_id)
@@ -571,17 +646,17 @@ class Exchange:
         self.keep_client = (
             request is not None and self.body.done and self.client.may_stay(request.head)
         )
-        without_body = request is not None and request.head.method == b"HEAD"
+        without_body = request is not None and request.is_head
         lines = self.services.date_line + self.common_lines()
         out = own_answer_bytes(ending, lines, without_body)
         self.bytes_out = 0 if without_body else len(ending.body)
-        keep = self.keep_client
         waits_for_continue = (
             request is not None
             and request.head.expects_continue
             and self.body.payload_bytes == 0
             and self.attempts == 0
         )
+        keep = self.keep_client
         self.finish(code)
         self.client.write(out)
         self.client.answer_complete(keep, may_be_sending=not waits_for_continue)

@@ -34,13 +34,13 @@ class OwnAnswer(NamedTuple):
     body: bytes
 
 
-def refusal_answer(refusal: Refusal, request_id: str) -> OwnAnswer:
+def refusal_answer(refusal: Refusal, request_id: bytes) -> OwnAnswer:
     """The refusal in the request's dialect, with the headers that clients obey."""
     code = refusal.code
     body = error_body(code, refusal.message)
     lines = [
         b"Content-Type: application/json\r\n",
-        b"x-request-id: %b\r\n" % request_id.encode(),
+        b"x-request-id: %b\r\n" % request_id,
         b"x-aigw-error: %b\r\n" % code.word.encode(),
         refusal.lines,
     ]

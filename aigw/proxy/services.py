@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aigw.policy import load_policy
 from aigw.policy.client_address import TrustedProxies
+from aigw.proxy.known import KnownRequests
 from aigw.upstreams.group import Group
 
 # The controller waits so long for acknowledgements before it has a worker replaced.
@@ -44,7 +45,8 @@ class Services:
         self.draining = False  # answer what comes, and close
         self.retired = False  # admit nothing new
         self.policy_version = 0
-        self._request_prefix = "req_" + os.urandom(6).hex()
+        self.auth_success = metrics.counter("auth_success_total")
+        self._request_prefix = b"req_" + os.urandom(6).hex().encode()
         self._request_count = 0
         self._groups: dict[str, Group] = {}
         self.tick(time.monotonic())
@@ -53,11 +55,13 @@ class Services:
 
     policy: Policy
     trusted: TrustedProxies
+    known: KnownRequests
 
     def use_policy(self, version: int, policy: Policy) -> None:
         """Swap the policy; upstreams that it leaves as they were keep their connections."""
         self.policy = policy
         self.policy_version = version
+        self.known = KnownRequests()  # what was settled under the old policy is forgotten
         self.trusted = TrustedProxies(policy.trusted_proxies)
         old = self._groups
         self._groups = {}
@@ -99,6 +103,6 @@ class Services:
         self.clock_s = now_s
         self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
-    def new_request_id(self) -> str:
+    def new_request_id(self) -> bytes:
         self._request_count += 1
-        return f"{self._request_prefix}{self._request_count:08x}"
+        return b"%b%08x" % (self._request_prefix, self._request_count)

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import TYPE_CHECKING, Protocol, cast
 
+from aigw.upstreams.known import KnownAnswer
 from aigw.wire.head import AnswerHead, AnswerReader, HeadError
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ class Owner(Protocol):
     def answer_started(self, head: AnswerHead, rest: bytes) -> None:
         """The answer's head, and what came with it."""
 
+    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], rest: bytes) -> None:
+        """The answer's head as a template has recognised it, and what came with it."""
+
     def answer_data(self, data: bytes) -> None:
         """Bytes of the answer's body."""
 
@@ -53,7 +58,11 @@ class UpstreamConnection(asyncio.Protocol):
     """See the head of the file.  Fields: for the connection's life, then for one exchange."""
 
     __slots__ = (
+        "_in_body",
+        "_known",
+        "_max_head_bytes",
         "_reader",
+        "_takes_known",
         "answer_began",
         "idle_since_s",
         "is_closed",
@@ -76,16 +85,25 @@ class UpstreamConnection(asyncio.Protocol):
         self.is_closed = False
         self.owner: Owner | None = None
         self._reader: AnswerReader | None = None
+        self._known: KnownAnswer | None = None  # what recognised the last answer
+        self._in_body = False
+        self._takes_known = False
+        self._max_head_bytes = 0
         self.answer_began = False  # has one byte of the answer arrived?
 
     # ---- what the owner does ----
 
-    def begin(self, owner: Owner, method: bytes, max_head_bytes: int) -> None:
-        """Serve one exchange; the owner writes its request to `transport`."""
+    def begin(self, owner: Owner, max_head_bytes: int, takes_known: bool) -> None:
+        """Serve one exchange; the owner writes its request to `transport`.
+
+        `takes_known`: the owner has use for `answer_known`.
+        """
         self.owner = owner
         self.uses += 1
         self.answer_began = False
-        self._reader = AnswerReader(method, max_head_bytes)
+        self._in_body = False
+        self._takes_known = takes_known
+        self._max_head_bytes = max_head_bytes
 
     def note_keep_alive(self, head: AnswerHead) -> None:
         """Honour a `Keep-Alive: timeout=N` that is shorter than our own."""
@@ -118,25 +136,54 @@ class UpstreamConnection(asyncio.Protocol):
             self.drop()
             return
         try:
-            if self._reader is None:
+            if self._in_body:
                 owner.answer_data(data)
-            else:
-                self._read_head(owner, self._reader, data)
+            elif self._reader is not None or not self._recognise(owner, data):
+                self._read_head(owner, data)
         except Exception as error:  # noqa: BLE001 - the edge of a task
             owner.broke(error)
 
-    def _read_head(self, owner: Owner, reader: AnswerReader, data: bytes) -> None:
+    def _recognise(self, owner: Owner, data: bytes) -> bool:
+        """Is the head one of those that we know, and all here?"""
+        if not self._takes_known:
+            return False
+        known = self._known
+        found = known.match(data) if known is not None else None
+        if known is None or found is None:
+            hit = self.member.answers.find(data)
+            if hit is None:
+                return False
+            known, found = hit
+            self._known = known
+        if found.end() > self._max_head_bytes:
+            return False
+        known.hits += 1
+        self.answer_began = self._in_body = True
+        owner.answer_known(known, found, data[found.end() :])
+        return True
+
+    def _read_head(self, owner: Owner, data: bytes) -> None:
         self.answer_began = True
+        reader = self._reader
+        is_first = reader is None
+        if reader is None:
+            reader = self._reader = AnswerReader(self._max_head_bytes)
         try:
             head = reader.feed(data)
         except HeadError as error:
             owner.answer_malformed(str(error))
             return
+        came_alone = is_first and not reader.interim
         while reader.interim:
             owner.answer_interim(reader.interim.pop(0))
-        if head is not None and self.owner is owner:
-            self._reader = None
-            owner.answer_started(head, reader.rest)
+        if head is None or self.owner is not owner:
+            return
+        self._reader = None
+        self._in_body = True
+        if came_alone and self._takes_known:
+            raw = data[: len(data) - len(reader.rest)]
+            self.member.answers.consider(head, raw, time.monotonic())
+        owner.answer_started(head, reader.rest)
 
     def eof_received(self) -> bool:
         if self.owner is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from aigw import policy
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import Connector, Origin, TLSSettings
+from aigw.upstreams.known import KnownAnswers
 
 # Passive health: so many connect failures in a row keep a member out for so long.
 CONNECT_FAILURES_OUT = 3
@@ -18,6 +19,7 @@ class Member:
     """The state of one member in one worker."""
 
     __slots__ = (
+        "answers",
         "connector",
         "failures_in_row",
         "health_row",
@@ -39,6 +41,7 @@ class Member:
         if settings.scheme == "https":
             tls = TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
         self.connector = Connector(Origin(settings.scheme, settings.host, settings.port), tls)
+        self.answers = KnownAnswers()
         self.idle: list[UpstreamConnection] = []
         self.inflight = 0  # exchanges that it is serving for this worker
         self.failures_in_row = 0

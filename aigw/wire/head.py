@@ -78,6 +78,7 @@ class AnswerHead:
         "body_length",
         "connection_options",
         "fields",
+        "is_stream",
         "keep_alive",
         "known",
         "reason",
@@ -93,6 +94,8 @@ class AnswerHead:
         self.keep_alive = _keep_alive(self.connection_options, is_http_1_0)
         framed = b"transfer-encoding" in self.known or b"content-length" in self.known
         self.body_length = _body_length(self.known) if framed else None
+        content_type = self.known.get(b"content-type", b"")
+        self.is_stream = content_type.lower().startswith(b"text/event-stream")
 
 
 def _keep_alive(options: frozenset[bytes], is_http_1_0: bool) -> bool:
@@ -135,8 +138,11 @@ def read_request(head: bytes) -> RequestHead:
     return RequestHead(event.method, event.target, event.http_version == b"1.0", fields)
 
 
+ANY_REQUEST = h11.Request(method=b"GET", target=b"/", headers=[(b"Host", b"upstream")])
+
+
 class AnswerReader:
-    """Reads the head of one answer to `method`, over as many reads as it takes.
+    """Reads the head of one answer, over as many reads as it takes.
 
     `feed` returns an `AnswerHead` and leaves what followed it in `rest`, or returns None where
     more is needed.  Interim answers (1xx) are collected in `interim`; `interim_bytes` and the
@@ -145,10 +151,9 @@ class AnswerReader:
 
     __slots__ = ("_connection", "_max_bytes", "_seen_bytes", "interim", "rest")
 
-    def __init__(self, method: bytes, max_bytes: int):
+    def __init__(self, max_bytes: int):
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_bytes)
-        request = h11.Request(method=method, target=b"/", headers=[(b"Host", b"upstream")])
-        self._connection.send(request)
+        self._connection.send(ANY_REQUEST)  # h11 reads no answer without one
         self._connection.send(h11.EndOfMessage())
         self._max_bytes = max_bytes
         self._seen_bytes = 0

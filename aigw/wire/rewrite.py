@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from aigw.wire.gate import CREDENTIAL_FIELDS
 from aigw.wire.head import AnswerHead, RequestHead
+from aigw.wire.template import Shape
 
 # RFC 9110, 7.6.1, and the older lists of RFC 2616, 13.5.1.
 HOP_BY_HOP = frozenset(
@@ -48,29 +49,28 @@ REQUEST_WITHHELD = HOP_BY_HOP | {
 ANSWER_WITHHELD = HOP_BY_HOP
 OWN_PREFIX = b"x-aigw-"
 # Fields that `Connection` may not remove (RFC 9110, 7.6.1 forbids naming end-to-end fields).
-NOT_REMOVABLE = frozenset({b"content-length", b"content-encoding", b"content-type"})
+NOT_REMOVABLE = CREDENTIAL_FIELDS | {b"content-length", b"content-encoding", b"content-type"}
+
+
+def start_of_request(method: bytes, target: bytes, host: bytes) -> bytes:
+    """The first two lines of a request for an upstream; `target` and `host` are the upstream's."""
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, host)
 
 
 def request_head(
-    head: RequestHead,
-    target: bytes,
-    host: bytes,
-    credential_lines: bytes,
-    withheld_credentials: frozenset[bytes],
+    head: RequestHead, start: bytes, credential_lines: bytes, withheld_credentials: frozenset[bytes]
 ) -> bytes:
-    """The head that goes upstream: `target` and `host` are the upstream's.
+    """The head that goes upstream, after its `start`.
 
     `withheld_credentials` names the client's credential fields that must not pass;
     `credential_lines` are the gateway's own, complete with CRLF, or empty.
     """
-    dropped = head.connection_options - NOT_REMOVABLE - CREDENTIAL_FIELDS
-    lines = [b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (head.method, target, host)]
-    for name, raw, value in head.fields:
-        if name in REQUEST_WITHHELD or name in withheld_credentials:
-            continue
-        if name in dropped or name.startswith(OWN_PREFIX):
-            continue
-        lines.append(b"%b: %b\r\n" % (raw, value))
+    lines = [start]
+    lines += [
+        b"%b: %b\r\n" % (raw, value)
+        for name, raw, value in head.fields
+        if _goes_upstream(name, head, withheld_credentials)
+    ]
     if head.is_chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     lines.append(credential_lines)
@@ -78,24 +78,75 @@ def request_head(
     return b"".join(lines)
 
 
+def request_format(
+    head: RequestHead, shape: Shape, withheld_credentials: frozenset[bytes]
+) -> bytes:
+    """`request_head` as a format, for all heads of a shape.
+
+    It takes the start, the shape's groups in order, and the credential lines.
+    """
+    return _format(
+        b"%b",
+        shape,
+        [_goes_upstream(name, head, withheld_credentials) for name, _, _ in head.fields],
+    )
+
+
+def _goes_upstream(name: bytes, head: RequestHead, withheld: frozenset[bytes]) -> bool:
+    if name in REQUEST_WITHHELD or name in withheld or name.startswith(OWN_PREFIX):
+        return False
+    return name not in head.connection_options or name in NOT_REMOVABLE
+
+
 def answer_head(head: AnswerHead, own_lines: bytes, withheld: frozenset[bytes]) -> bytes:
     """The head that goes to the client; `own_lines` are the gateway's, complete with CRLF.
 
     `withheld` names further fields that the gateway's own lines replace.
     """
-    dropped = head.connection_options - NOT_REMOVABLE
-    lines = [b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)]
+    lines = [status_line(head)]
     lines += [
         b"%b: %b\r\n" % (raw, value)
         for name, raw, value in head.fields
-        if name not in ANSWER_WITHHELD
-        and name not in withheld
-        and name not in dropped
-        and not name.startswith(OWN_PREFIX)
+        if name not in withheld and _goes_to_client(name, head)
     ]
     lines.append(own_lines)
     lines.append(b"\r\n")
     return b"".join(lines)
+
+
+def answer_format(head: AnswerHead, shape: Shape) -> bytes:
+    """`answer_head` as a format: it takes the shape's groups in order, and the gateway's lines."""
+    return _format(
+        _literal(status_line(head)),
+        shape,
+        [_goes_to_client(name, head) for name, _, _ in head.fields],
+    )
+
+
+def status_line(head: AnswerHead) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
+
+
+def _goes_to_client(name: bytes, head: AnswerHead) -> bool:
+    if name in ANSWER_WITHHELD or name.startswith(OWN_PREFIX):
+        return False
+    return name not in head.connection_options or name in NOT_REMOVABLE
+
+
+def _format(start: bytes, shape: Shape, passing: list[bool]) -> bytes:
+    """Lines that pass with `%b` for their group; of the others `%.0b` eats the group."""
+    pieces = [start]
+    for (literal, group), passes in zip(shape.lines, passing, strict=True):
+        if passes:
+            pieces.append(_literal(literal) + (b"%b" if group else b"") + b"\r\n")
+        elif group:
+            pieces.append(b"%.0b")
+    pieces.append(b"%b\r\n")
+    return b"".join(pieces)
+
+
+def _literal(octets: bytes) -> bytes:
+    return octets.replace(b"%", b"%%")
 
 
 def interim_head(head: AnswerHead) -> bytes:

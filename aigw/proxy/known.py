@@ -1,0 +1,103 @@
+"""Requests of a shape that has passed before: what need not be found out again.
+
+A `KnownRequest` hangs on a template (`wire/template.py` has the theory).  It says what h11, the
+gate and the questions about the shape alone have settled: route, path, framing, the head that goes
+upstream.  Who asks, how much and whether it may pass now is asked each time.  Its table lives and
+dies with the policy that settled these things.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from aigw.wire.gate import CREDENTIAL_FIELDS
+from aigw.wire.rewrite import request_format, start_of_request
+from aigw.wire.template import Recognised, Templates, request_shape
+
+if TYPE_CHECKING:
+    from aigw.policy import Route
+    from aigw.policy.keys import Credential
+    from aigw.proxy.exchange import Exchange
+    from aigw.proxy.request import Request
+    from aigw.upstreams.member import Member
+
+# Start lines known for clients with a key, and for those without one: the second table is small
+# and apart, so that nobody without a key can push out what the others need.
+MAX_LINES = 256
+MAX_LINES_WITHOUT_KEY = 8
+
+
+class KnownRequest(Recognised):
+    """What one template knows.  The numbers are groups of its pattern, 0 where there is none."""
+
+    __slots__ = (
+        "_starts",
+        "app",
+        "credentials",
+        "facts",
+        "format",
+        "forwarded",
+        "gateway_fields",
+        "length",
+        "route",
+        "user",
+    )
+
+    def __init__(
+        self,
+        facts: Request,
+        route: Route,
+        form: bytes,
+        names: list[bytes],
+        own: frozenset[bytes],
+    ):
+        super().__init__()
+        self.facts = facts
+        self.route = route
+        self.format = form
+        self.gateway_fields = own
+        groups = {name: number for number, name in enumerate(names, 1)}
+        self.length = groups.get(b"content-length", 0)
+        self.user = groups.get(b"x-user-id", 0)
+        self.app = groups.get(b"x-app-id", 0)
+        self.forwarded = groups.get(b"x-forwarded-for", 0)
+        self.credentials = tuple((n, g) for n, g in groups.items() if n in CREDENTIAL_FIELDS)
+        self._starts: dict[Member, bytes] = {}
+
+    def credentials_in(self, found: re.Match[bytes]) -> list[Credential]:
+        return [(name, found[group]) for name, group in self.credentials]
+
+    def head_for(self, member: Member, target: bytes, found: re.Match[bytes], own: bytes) -> bytes:
+        """The head that goes to `member`, with the gateway's own credential lines."""
+        start = self._starts.get(member)
+        if start is None:
+            start = start_of_request(self.facts.method, target, member.settings.host_field)
+            self._starts[member] = start
+        return self.format % (start, *found.groups(), own)
+
+
+class KnownRequests:
+    """One worker's templates of requests, for one policy."""
+
+    __slots__ = ("_with_key", "_without_key")
+
+    def __init__(self) -> None:
+        self._with_key: Templates[KnownRequest] = Templates(MAX_LINES)
+        self._without_key: Templates[KnownRequest] = Templates(MAX_LINES_WITHOUT_KEY)
+
+    def find(self, data: bytes) -> tuple[KnownRequest, re.Match[bytes]] | None:
+        return self._with_key.find(data) or self._without_key.find(data)
+
+    def consider(self, exchange: Exchange, raw: bytes, now_s: float) -> None:
+        """Learn the shape of a request that has passed the questions about it, if it is due."""
+        facts = exchange.facts
+        shape = request_shape(facts.head, raw)
+        if shape is None or facts.route is None or facts.route.cors_origins:
+            return
+        table = self._with_key if exchange.key is not None else self._without_key
+        if not table.is_due(shape, now_s):
+            return
+        withheld, own = exchange.withheld_credentials()
+        form = request_format(facts.head, shape, withheld)
+        table.learn(shape, KnownRequest(facts, facts.route, form, shape.names, own))
