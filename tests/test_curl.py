@@ -135,7 +135,7 @@ def test_http_1_0_streams_until_the_connection_ends(
 def test_uploads(
     framing: str, length: int, mock: RunningMock, gateway: RunningGateway, tmp_path: Path
 ) -> None:
-    """`-T` is PUT with Expect: 100-continue; from a pipe it is chunked, as its length is unknown."""
+    """`-T` is a PUT that expects 100; from a pipe it is chunked, since its length is unknown."""
     body = random.Random(length).randbytes(length)
     file = tmp_path / "upload"
     file.write_bytes(body)
