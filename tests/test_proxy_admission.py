@@ -9,6 +9,8 @@ import orjson
 import pytest
 from conversation import Answer, Gateway, Peer, Upstream, answering, converse, ok, toml
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 NOWHERE = "http://127.0.0.1:1"
 
 

@@ -8,6 +8,8 @@ import socket
 import pytest
 from conversation import Gateway, Peer, Upstream, answering, converse, ok, toml
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 KEY = b"X-API-Key: user1\r\n"
 GET = b"GET /v1/models HTTP/1.1\r\nHost: gw\r\n" + KEY + b"\r\n"
 POST = b"POST /v1/chat HTTP/1.1\r\nHost: gw\r\n" + KEY + b"Content-Length: 5\r\n\r\nhello"
@@ -546,11 +548,11 @@ def test_a_fault_of_our_own_is_told_and_survived(monkeypatch: pytest.MonkeyPatch
                 raise RuntimeError("a bug")
 
             with monkeypatch.context() as patch:
-                patch.setattr("aigw.proxy.exchange.request_head", broken)
+                patch.setattr("aigw.proxy.exchange.Exchange._head_for", broken)
                 answer = await gateway.ask(POST)
             assert (answer.status, answer.code) == (500, "internal_error")
             with monkeypatch.context() as patch:
-                patch.setattr("aigw.proxy.exchange.plan_answer", broken)
+                patch.setattr("aigw.proxy.exchange.Exchange._own_lines", broken)
                 answer = await gateway.ask(POST)
             assert (answer.status, answer.code) == (500, "internal_error")
             assert (await gateway.ask(POST)).status == 200

@@ -429,14 +429,12 @@ class Exchange:
 
     def answer_known(self, known: KnownAnswer, found: re.Match[bytes], rest: bytes) -> None:
         """A head that a template has recognised; only for clients that take it as it comes."""
-        reader: BodyReader
         if known.length:
-            reader = LengthReader(int(found[known.length]))
+            self._begin_answer(known.head, LengthReader(int(found[known.length])), False)
             lines = self._own_lines()
         else:
-            reader = ChunkReader(RAW)
+            self._begin_answer(known.head, ChunkReader(RAW), False)
             lines = CHUNKED_LINE + self._own_lines()
-        self._begin_answer(known.head, reader, False)
         self._relay(rest, known.format % (*found.groups(), lines))
         self.overhead_s += time.monotonic() - self.first_byte_s
 
