@@ -49,7 +49,8 @@ log = logging.getLogger("aigw")
 class ControllerChild:
     """What the controller inherits through the fork.
 
-    `listen` is what the master has bound: a reload can't change its address, admin and workers.
+    `listen` is what the master has bound: a reload can't change its address, admin and workers,
+    nor where the workers write their access log.
     `reload` reads the configuration anew and raises `ConfigError`.  `commands` is the read end of
     the master's pipe: lines `reload`, `reopen` and `restarted <reason>` (a worker was replaced: it
     is counted here, since the master has no words of its own), and its end means exit.  `report`
@@ -195,7 +196,7 @@ class Controller:
         if self._memory.control.draining:
             raise StartError("aigw is draining")
         settings = self._child.reload()
-        _refuse_what_is_fixed(self._child.listen, settings.listen)
+        _refuse_what_is_fixed(self._child.listen, self._policy.access_log, settings)
         blob = compile_policy(settings, self._memory, time.monotonic())
         policy = load_policy(blob)
         prepare_tls(tls_of(upstream) for upstream in policy.upstreams if _speaks_tls(upstream))
@@ -252,8 +253,10 @@ def _problems(fault: StartError | OSError) -> tuple[str, ...]:
     return (str(fault),)
 
 
-def _refuse_what_is_fixed(bound: Listen, wanted: Listen) -> None:
-    for name in FIXED:
-        old, new = getattr(bound, name), getattr(wanted, name)
+def _refuse_what_is_fixed(bound: Listen, access_log: str, wanted: Settings) -> None:
+    fixed = [
+        (f"listen.{name}", getattr(bound, name), getattr(wanted.listen, name)) for name in FIXED
+    ]
+    for option, old, new in (*fixed, ("log.access", access_log, wanted.log.access)):
         if old != new:
-            raise StartError(f"listen.{name}: was {old!r}, is now {new!r}: this needs a restart")
+            raise StartError(f"{option}: was {old!r}, is now {new!r}: this needs a restart")

@@ -328,6 +328,7 @@ class Master:
                 if self._phase is Phase.SERVING:
                     self._stop()
             case ["reloaded"]:
+                log.setLevel(self._policy().log_level.upper())
                 self._notifier.ready("reloaded")
             case ["reload-failed"]:
                 self._notifier.ready("the reload failed, the old configuration is in force")
