@@ -1,8 +1,8 @@
 """A gateway of stand-ins, as a program: `run_master` with a worker that answers by its name.
 
-Called with a JSON object: `address`, `workers`, `timeouts`, and what else `Scenario` reads.  The
+Called with a JSON object: `address`, `workers`, `timeouts`, and what else `main` reads.  The
 worker answers each line on a connection with `slot index pid` and closes; the controller logs what
-it hears, answers `reload`, and reports what the test asks for by real-time signals.
+it hears, answers `reload`, and reports what the test asks for by two signals.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from aigw.worker import WorkerChild
 
 log = logging.getLogger("aigw")
 
-REPORT_RETIRE, REPORT_STOP = signal.SIGRTMIN, signal.SIGRTMIN + 1
+REPORT_RETIRE, REPORT_STOP = signal.SIGUSR2, signal.SIGWINCH
 
 
 class Answerer(asyncio.Protocol):

@@ -193,7 +193,7 @@ def test_who_does_not_end_in_time_is_killed() -> None:
 
 
 def test_before_draining_all_is_served_for_a_while() -> None:
-    with program(timeouts={"drain_delay_s": 0.8}) as running:
+    with program(timeouts={"drain_delay_s": 0.5}) as running:
         running.signal(signal.SIGTERM)
         running.expect("stopping")
         assert ask_all(running) == {0, 1}
@@ -260,7 +260,7 @@ def test_a_killed_worker_loses_nobody_in_its_queue(workers: int) -> None:
 
 @linux_only
 def test_a_sibling_answers_while_the_successor_has_to_wait() -> None:
-    with program(constants={"BACKOFF_FIRST_S": 2.0}) as running:
+    with program(constants={"BACKOFF_FIRST_S": 1.2}) as running:
         running.kill_worker(0)
         running.expect("worker 0 serves", 2)
         running.kill_worker(0)
@@ -298,11 +298,11 @@ def test_a_hanging_worker_is_replaced() -> None:
 
 @linux_only
 def test_a_standstill_of_all_is_no_reason_to_kill() -> None:
-    constants = {"HEARTBEAT_LIMIT_S": 1.0, "STANDSTILL_S": 0.2}
+    constants = {"HEARTBEAT_LIMIT_S": 0.6, "STANDSTILL_S": 0.2}
     with program(constants=constants) as running:
         os.killpg(running.pid, signal.SIGSTOP)
         # Longer than a heartbeat may be stale: what is waited for is the passing of time.
-        time.sleep(1.2)
+        time.sleep(0.9)
         os.killpg(running.pid, signal.SIGCONT)
         running.expect("stood still")
         running.signal(signal.SIGTERM)

@@ -45,6 +45,7 @@ def end_of(process: Process) -> str:
 
 
 def until_end(commands: int) -> int:
+    signal.alarm(20)  # so that a failed test leaves nobody behind
     while os.read(commands, 100):
         pass
     return 7
@@ -100,7 +101,7 @@ def test_children_ignore_the_masters_signals(signals: SignalPipe) -> None:
 
 
 def test_a_hanging_or_dead_child_does_not_hold_us_up(signals: SignalPipe) -> None:
-    process = child(signals, lambda _: signal.pause() or 0)
+    process = child(signals, lambda _: signal.alarm(20) or signal.pause() or 0)
     for _ in range(10_000):
         process.tell("reopen")
     process.kill()
