@@ -81,6 +81,7 @@ class UpstreamPolicy(Struct, frozen=True):
     dialect: str
     members: tuple[Member, ...]
     credential_lines: tuple[bytes, ...] | None
+    credential_field: bytes
     balance: str
     health: Health | None
     pool: Pool
@@ -271,6 +272,7 @@ class Compiler:
             dialect=u.dialect,
             members=tuple(self._member(u, url) for url in u.urls),
             credential_lines=lines,
+            credential_field=header.lower().encode(),
             balance=u.balance,
             health=msgspec.convert(u.health, Health, from_attributes=True) if u.health else None,
             pool=_pool(u),

@@ -60,13 +60,22 @@ def identify(
     return found, None
 
 
-def gateway_fields(
-    keys: Mapping[bytes, Key], credentials: Sequence[Credential]
-) -> frozenset[bytes]:
+def gateway_fields(keys: Mapping[bytes, Key], fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
     """The credential fields that must never go upstream, not even where the client's own pass:
-    those with a gateway key, known, expired or revoked, or with a value that looks like one."""
+    those with a gateway key, known, expired or revoked, or with a value that looks like one,
+    whatever scheme stands before it."""
     return frozenset(
         name
-        for name, value in credentials
-        if value.startswith(OWN_KEY_PREFIX) or sha256(value).digest() in keys
+        for name in CREDENTIAL_FIELDS
+        if name in fields and any(_is_ours(keys, value) for value in _readings(fields[name]))
     )
+
+
+def _readings(field: bytes) -> list[bytes]:
+    """The whole value, and what follows a scheme."""
+    words = field.split(None, 1)
+    return [field, *words[1:]]
+
+
+def _is_ours(keys: Mapping[bytes, Key], value: bytes) -> bool:
+    return value.startswith(OWN_KEY_PREFIX) or sha256(value).digest() in keys

@@ -48,11 +48,17 @@ def has_prefix(path: bytes, prefix: bytes) -> bool:
 
 
 def leaves_route(routes: Sequence[Route], path: bytes, route: Route | None) -> bool:
-    """Would an upstream that decodes and resolves the path find itself on another route?"""
+    """Would an upstream that decodes and resolves the path find itself on another route?
+
+    Climbing out of the route's own path and back into it counts as well: with the prefix taken
+    off, or a base path put on, the same segments lead elsewhere.
+    """
     if MAY_RESOLVE.search(path) is None:
         return False
     resolved = resolve(path)
-    return resolved is None or match_route(routes, resolved) is not route
+    if resolved is None or match_route(routes, resolved) is not route:
+        return True
+    return route is not None and resolve(path[len(route.path.rstrip(b"/")) :]) is None
 
 
 def resolve(path: bytes) -> bytes | None:

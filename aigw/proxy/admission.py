@@ -130,12 +130,10 @@ def too_large(limit_bytes: int) -> Refusal:
     return Refusal(Code.REQUEST_TOO_LARGE, message)
 
 
-def finds_room(exchange: Exchange) -> Ending:
+def finds_us_open(exchange: Exchange) -> Ending:
     services = exchange.services
     if services.retired:
         return Refusal(Code.SHUTTING_DOWN, "This process is shutting down; try again.", 1.0)
-    if len(services.connections) > services.connection_limit:
-        return Refusal(Code.OVERLOADED, "The gateway has no room for more connections.", 1.0)
     return None
 
 
@@ -143,7 +141,7 @@ QUESTIONS: tuple[Callable[[Exchange], Ending], ...] = (
     is_health_check,
     has_a_plain_path,
     is_preflight,
-    finds_room,
+    finds_us_open,
     is_authenticated,
     is_attributed,
     has_a_route,
@@ -151,7 +149,7 @@ QUESTIONS: tuple[Callable[[Exchange], Ending], ...] = (
     is_no_upgrade,
     is_small_enough,
 )
-KNOWN_QUESTIONS = (finds_room, is_authenticated, may_use_the_route, is_small_enough)
+KNOWN_QUESTIONS = (finds_us_open, is_authenticated, may_use_the_route, is_small_enough)
 
 
 def admit(exchange: Exchange, questions: Iterable[Callable[[Exchange], Ending]]) -> Ending:

@@ -23,7 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, cast
 
 from aigw.errors import Code
-from aigw.proxy.deadlines import look
+from aigw.proxy.deadlines import LOOK_S, look
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.refusal import Refusal
 from aigw.wire.gate import FORBIDDEN_OCTETS
@@ -38,6 +38,8 @@ logger = logging.getLogger("aigw")
 
 LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
+# Connections beyond `limits.connections` that may be told so at one time; the others are cut.
+MAX_REFUSED_AT_ONCE = 256
 NEVER = float("inf")
 # RFC 9112, 2.2: a server should ignore an empty line before the request line; some old clients
 # send one after a POST.
@@ -60,12 +62,17 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_feed_again_due",
+        "_has_ended",
+        "_is_full",
         "_known",
         "_known_version",
         "_lingered_bytes",
+        "_moved_s",
+        "_patience_s",
         "_pending",
         "_searched",
         "_state",
+        "_unsent_bytes",
         "body_is_paused",
         "deadline_s",
         "exchange",
@@ -89,6 +96,11 @@ class ClientConnection(asyncio.Protocol):
         self._feed_again_due = False
         self._known: KnownRequest | None = None  # what recognised the last head
         self._known_version = 0
+        self._is_full = False  # the send buffer is above its mark
+        self._unsent_bytes = 0  # what it held when it was last looked at
+        self._moved_s = 0.0  # when that had changed
+        self._patience_s = 0.0  # how long to wait for a client that takes nothing of its answer
+        self._has_ended = False  # the client has sent its FIN
 
     # ---- what the event loop tells -----------------------------------------------------------
 
@@ -99,6 +111,12 @@ class ClientConnection(asyncio.Protocol):
         services = self.services
         services.connections.add(self)
         self._await_head(services.policy.keep_alive_s)
+        excess = len(services.connections) - services.connection_limit
+        if excess > MAX_REFUSED_AT_ONCE:
+            self.abort()
+        elif excess > 0:
+            message = "The gateway has no room for more connections."
+            self._refuse_head(Refusal(Code.OVERLOADED, message, 1.0))
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -122,12 +140,14 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client's FIN: a hang-up, or an unfinished request that is told so."""
+        self._has_ended = True
         exchange = self.exchange
         if self._state is State.BODY and exchange is not None:
             exchange.client_ended_early()
             return True
         if self._state is State.HEAD and self._pending:
-            self._refuse_head(Code.MALFORMED_REQUEST, "The request ended before its head did.")
+            message = "The request ended before its head did."
+            self._refuse_head(Refusal(Code.MALFORMED_REQUEST, message))
             return True
         if exchange is not None:
             self.exchange = None
@@ -143,12 +163,17 @@ class ClientConnection(asyncio.Protocol):
             self.exchange = None
 
     def pause_writing(self) -> None:
+        self._is_full = True
         if self.exchange is not None:
             self.exchange.client_writable(False)
 
     def resume_writing(self) -> None:
+        self._is_full = False
         if self.exchange is not None:
             self.exchange.client_writable(True)
+        elif self._state is State.HEAD and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self._take_pending()
 
     # ---- heads -------------------------------------------------------------------------------
 
@@ -157,6 +182,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _preface_data(self, data: bytes) -> None:
         """The PROXY header of a trusted proxy; whoever sends none is not answered."""
+        if not self._pending:
+            self._await_head(self.services.policy.head_s)
         self._pending += data
         try:
             if not self.services.trusted.trusts(self.peer_ip):
@@ -166,13 +193,13 @@ class ClientConnection(asyncio.Protocol):
             self.abort()
             return
         if isinstance(parsed, Incomplete):
-            self._await_head(self.services.policy.head_s)
             return
         if parsed.source is not None:
             self.peer_ip = parsed.source
         rest = bytes(self._pending[parsed.consumed :])
         self._pending.clear()
         self._state = State.HEAD
+        self._await_head(self.services.policy.keep_alive_s)
         if rest:
             self._head_data(rest)
 
@@ -182,8 +209,6 @@ class ClientConnection(asyncio.Protocol):
         if self._pending:
             self._pending += data
             data = bytes(self._pending)
-        if self._recognise(data):
-            return
         if data.startswith(EMPTY_LINE):
             data = data[len(EMPTY_LINE) :]
         end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
@@ -192,6 +217,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self._pending.clear()
         self._searched = 0
+        if self._recognise(data):
+            return
         end += 4
         if end > self.services.policy.head_bytes:
             self._refuse_size(data)
@@ -218,8 +245,6 @@ class ClientConnection(asyncio.Protocol):
         if end > services.policy.head_bytes:
             return False
         known.hits += 1
-        self._pending.clear()
-        self._searched = 0
         self._state = State.BODY
         self.exchange = exchange = Exchange(services, self, time.monotonic())
         if exchange.begin_known(known, found, data[end:]):
@@ -230,9 +255,12 @@ class ClientConnection(asyncio.Protocol):
 
     def _partial_head(self, data: bytes) -> None:
         """Keep what has come; refuse what can no longer become a legal head."""
+        if not data:
+            return
         found = FORBIDDEN_OCTETS.search(data, max(0, self._searched - 2))
         if found and not (found.group() == b"\r" and found.end() == len(data)):
-            self._refuse_head(Code.MALFORMED_REQUEST, "The request head is malformed.")
+            message = "The request head is malformed."
+            self._refuse_head(Refusal(Code.MALFORMED_REQUEST, message))
             return
         if len(data) > self.services.policy.head_bytes:
             self._refuse_size(data)
@@ -248,12 +276,13 @@ class ClientConnection(asyncio.Protocol):
         try:
             head = read_request(head_bytes)
         except HeadError as error:
-            self._refuse_head(Code.MALFORMED_REQUEST, f"The request is malformed: {error}.")
+            message = f"The request is malformed: {error}."
+            self._refuse_head(Refusal(Code.MALFORMED_REQUEST, message))
             return
         limit = self.services.policy.headers
         if len(head.fields) > limit:
             message = f"The request has more than {limit} header fields."
-            self._refuse_head(Code.HEADERS_TOO_LARGE, message)
+            self._refuse_head(Refusal(Code.HEADERS_TOO_LARGE, message))
             return
         self.exchange = Exchange(self.services, self, started_s)
         self.exchange.begin(head, head_bytes, rest)
@@ -261,15 +290,17 @@ class ClientConnection(asyncio.Protocol):
     def _refuse_size(self, data: bytes) -> None:
         limit = self.services.policy.head_bytes
         if data.find(b"\r\n", 0, limit) < 0:
-            self._refuse_head(Code.URI_TOO_LONG, f"The request line exceeds {limit} bytes.")
+            message = f"The request line exceeds {limit} bytes."
+            self._refuse_head(Refusal(Code.URI_TOO_LONG, message))
         else:
-            self._refuse_head(Code.HEADERS_TOO_LARGE, f"The request head exceeds {limit} bytes.")
+            message = f"The request head exceeds {limit} bytes."
+            self._refuse_head(Refusal(Code.HEADERS_TOO_LARGE, message))
 
-    def _refuse_head(self, code: Code, message: str) -> None:
+    def _refuse_head(self, refusal: Refusal) -> None:
         self._state = State.BODY
         self._pending.clear()
         self.exchange = Exchange(self.services, self, time.monotonic())
-        self.exchange.refuse_head(Refusal(code, message))
+        self.exchange.refuse_head(refusal)
 
     def _next_request_data(self, data: bytes) -> None:
         """Pipelined bytes wait; more than a head's worth ends the connection after the answer."""
@@ -293,14 +324,13 @@ class ClientConnection(asyncio.Protocol):
         return self.transport.get_write_buffer_size() + in_kernel[0]
 
     def may_stay(self, head: RequestHead) -> bool:
-        """Can this connection serve another request after this one?"""
+        """Can this connection serve another request after this one, which was read to its end?"""
         services = self.services
         return (
             head.keep_alive
-            and self._state is not State.LINGER
+            and self._state is State.ANSWER
             and not services.draining
             and not services.retired
-            and len(services.connections) <= services.connection_limit
         )
 
     def request_complete(self, surplus: bytes) -> None:
@@ -338,6 +368,8 @@ class ClientConnection(asyncio.Protocol):
 
     def answer_complete(self, keep: bool, may_be_sending: bool = True) -> None:
         """The exchange is over and its answer written."""
+        if self.exchange is not None:
+            self._patience_s = self.exchange.patience_s
         self.exchange = None
         if self.transport.is_closing():
             return
@@ -347,35 +379,44 @@ class ClientConnection(asyncio.Protocol):
         self._state = State.HEAD
         self._searched = 0
         self._await_head(self.services.policy.keep_alive_s)
-        if self._pending:
+        if self._is_full:
+            self.transport.pause_reading()  # the next request waits until this answer is taken
+        elif self._pending:
             self.services.loop.call_soon(self._take_pending)
 
     def _take_pending(self) -> None:
-        if self._state is State.HEAD and self._pending:
+        if self._state is State.HEAD and self._pending and not self._is_full:
             data = bytes(self._pending)
             self._pending.clear()
             self._head_data(data)
 
     def break_off(self, reset: bool) -> None:
         """End a half answer; `reset` where a FIN would look like its end."""
+        if self.exchange is not None:
+            self._patience_s = self.exchange.patience_s
         self.exchange = None
         self._state = State.CLOSED
         if reset:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._end_by_reset()
         self.transport.close()
 
     def abort(self) -> None:
+        """End at once, and visibly: what has not been taken yet is lost."""
         self._state = State.CLOSED
+        self._end_by_reset()
         self.transport.abort()
+
+    def _end_by_reset(self) -> None:
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.fileno() >= 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     # ---- endings -----------------------------------------------------------------------------
 
     def _close_with_care(self, may_be_sending: bool) -> None:
         """Shut the sending side; go on reading for a while if the client may still be sending."""
         self._pending.clear()
-        if not may_be_sending:
+        if self._has_ended or not may_be_sending:
             self._state = State.CLOSED
             self.transport.close()
             return
@@ -406,15 +447,30 @@ class ClientConnection(asyncio.Protocol):
             look(self.exchange, now_s)
         elif self._state is State.HEAD and self._pending:
             message = "The request head did not arrive in time."
-            self._refuse_head(Code.REQUEST_TIMEOUT, message)
+            self._refuse_head(Refusal(Code.REQUEST_TIMEOUT, message))
         elif self.transport.get_write_buffer_size():
-            self.abort()
+            self._wait_for_reader(now_s)
+        elif self._unsent_bytes:  # now it has taken the last of its answer
+            self._unsent_bytes = 0
+            lingers = self._state is State.LINGER
+            self._await_head(LINGER_S if lingers else self.services.policy.keep_alive_s)
         else:
             self._state = State.CLOSED
             self.transport.close()
 
+    def _wait_for_reader(self, now_s: float) -> None:
+        """The answer is complete but not taken: wait as long as the client takes some of it."""
+        unsent_bytes = self.unsent_bytes()
+        if unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes, self._moved_s = unsent_bytes, now_s
+        elif now_s - self._moved_s >= self._patience_s:
+            self.abort()
+            return
+        self.deadline_s = now_s + LOOK_S
+
     def close_if_idle(self) -> None:
         """Draining: nobody is waiting for anything on this connection."""
-        if self.exchange is None and self._state is State.HEAD and not self._pending:
+        idle = self._state in (State.HEAD, State.PREFACE) and not self._pending
+        if self.exchange is None and idle and not self.transport.get_write_buffer_size():
             self._state = State.CLOSED
             self.transport.close()

@@ -84,6 +84,7 @@ class Exchange:
         "known",
         "found",
         "credentials",
+        "withheld",
         "client_ip",
         "key",
         "user",
@@ -135,6 +136,7 @@ class Exchange:
         self.known: KnownRequest | None = None
         self.found: re.Match[bytes] | None = None
         self.credentials: Sequence[Credential] = ()
+        self.withheld = NO_FIELDS
         self.client_ip = client.peer_ip
         self.key: Key | None = None
         self.user: bytes | None = None
@@ -176,6 +178,7 @@ class Exchange:
         self.credentials = credentials_in(head.known)
         self.client_ip = client_of(self, head.values(b"x-forwarded-for"))
         self.body = ChunkReader(REFRAMED) if head.is_chunked else LengthReader(head.body_length)
+        accounting.began(self)
         ending = admit(self, QUESTIONS)
         self.services.known.consider(self, raw, self.started_s)
         self._proceed(ending, rest, head.expects_continue)
@@ -188,7 +191,7 @@ class Exchange:
         self.credentials = known.credentials_in(found)
         group = self.services.group_of(known.route)
         if group.settings.credential_lines is None:
-            own = gateway_fields(self.services.policy.keys, self.credentials)
+            own = gateway_fields(self.services.policy.keys, dict(self.credentials))
             if own != known.gateway_fields:
                 return False
         self.request, self.known, self.found = known.facts, known, found
@@ -200,12 +203,12 @@ class Exchange:
         if known.length:
             self.body_length = int(found[known.length])
             self.body = LengthReader(self.body_length)
+        accounting.began(self)
         self._proceed(admit(self, KNOWN_QUESTIONS), rest, False)
         return True
 
     def _proceed(self, ending: Ending, rest: bytes, expects_continue: bool) -> None:
         """Take what must be taken and make the first attempt, or end here."""
-        accounting.began(self)
         ending = ending or self._take()
         if ending is not None:
             self._end_early(ending, rest)
@@ -222,6 +225,8 @@ class Exchange:
         key, route, now_s = self.key, self.route_in_use, self.started_s
         assert key is not None
         self.group = group = self.services.group_of(route)
+        if self.known is None:
+            self.withheld, _ = self.withheld_credentials()
         if group.choose(now_s, self.services.is_member_out) is None:
             wait_s = group.next_in_s(now_s)
             return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)
@@ -240,12 +245,20 @@ class Exchange:
         assert route is not None
         return route
 
+    @property
+    def patience_s(self) -> float:
+        """How long the client may take nothing of a complete answer."""
+        route = self.request.route if self.request is not None else None
+        return route.idle_s if route is not None else self.services.policy.keep_alive_s
+
     def withheld_credentials(self) -> tuple[frozenset[bytes], frozenset[bytes]]:
         """The client's credential fields that do not go upstream; and those of them that held
         something of the gateway's."""
-        own = gateway_fields(self.services.policy.keys, self.credentials)
-        group = self.services.group_of(self.route_in_use)
-        return (own if group.settings.credential_lines is None else CREDENTIAL_FIELDS), own
+        own = gateway_fields(self.services.policy.keys, self.facts.head.known)
+        settings = self.services.group_of(self.route_in_use).settings
+        if settings.credential_lines is None:
+            return own, own
+        return CREDENTIAL_FIELDS | {settings.credential_field}, own
 
     def request_data(self, data: bytes) -> None:
         """Bytes of the request's body, and maybe of what comes after it."""
@@ -258,7 +271,8 @@ class Exchange:
         if self.body.payload_bytes > limit_bytes:
             self.fail(too_large(limit_bytes))
             return
-        self.touched_s = self.services.clock_s
+        if self.phase is Phase.UPLOADING:
+            self.touched_s = self.services.clock_s
         if piece:
             self._forward(piece)
         if self.body.done:
@@ -325,6 +339,8 @@ class Exchange:
                 lambda: UpstreamConnection(member, time.monotonic()), self.route_in_use.connect_s
             )
             self.connecting = None
+            if connection.is_closed:  # between its making and this turn of the loop
+                raise ConnectFailure("refused", "the connection ended at once")
             member.connected()
             self._send(connection)
         except ConnectFailure as failure:
@@ -356,6 +372,7 @@ class Exchange:
         self.connection = connection
         limit = self.services.policy.upstream_head_bytes
         connection.begin(self, limit, self._takes_known_answers())
+        self.client.resume_body()  # before the write, which may have to pause it again
         pieces = [self._head_for(connection.member)]
         if self.replay:
             pieces += self.replay
@@ -368,7 +385,6 @@ class Exchange:
         else:
             self._forget_replay_beyond(self.services.policy.inspect_bytes)
         self.touched_s = self.services.clock_s
-        self.client.resume_body()
 
     def _head_for(self, member: Member) -> bytes:
         assert self.group is not None
@@ -378,8 +394,7 @@ class Exchange:
         if self.known is not None and self.found is not None:
             return self.known.head_for(member, target, self.found, own)
         start = start_of_request(facts.method, target, settings.host_field)
-        withheld, _ = self.withheld_credentials()
-        return request_head(facts.head, start, own, withheld)
+        return request_head(facts.head, start, own, self.withheld)
 
     def _lost_before_answer(self, why: str) -> None:
         """The connection ended without a byte of an answer, or in the middle of its head."""
@@ -451,9 +466,7 @@ class Exchange:
         self.status = head.status
         self.is_stream = head.is_stream
         self.ends_by_close = ends_by_close
-        self.keep_client = (
-            self.body.done and not ends_by_close and self.client.may_stay(self.facts.head)
-        )
+        self.keep_client = not ends_by_close and self.client.may_stay(self.facts.head)
         self.connection.note_keep_alive(head)
         self.touched_s = self.services.clock_s
         self._wait(self.route_in_use.idle_s)
@@ -513,7 +526,7 @@ class Exchange:
         if self.phase is Phase.ANSWERING and self.connection is not None:
             if not self.client_is_full:
                 self.connection.transport.resume_reading()
-            self._relay(b"", b"")
+            self.connection.data_received(b"")
 
     def upstream_ended(self) -> None:
         """The upstream's FIN: the end of a body that ends so, else a loss."""
@@ -547,7 +560,7 @@ class Exchange:
             self.body.done
             and not self.splice.surplus
             and not isinstance(self.splice, CloseReader)
-            and self.answer.keep_alive
+            and self.answer.leaves_connection_clean
         )
         if is_clean:
             if self.client_is_full:
@@ -557,7 +570,7 @@ class Exchange:
             connection.drop()
         accounting.attempt_succeeded(self)
         self.finish(None)
-        self.client.answer_complete(self.keep_client and self.body.done)
+        self.client.answer_complete(self.keep_client)
 
     def _truncated(self, why: str) -> None:
         """The answer was cut: the client must see it cut."""
@@ -641,9 +654,7 @@ class Exchange:
             code = ending.code
             ending = refusal_answer(ending, self.request_id)
         self.status = ending.status
-        self.keep_client = (
-            request is not None and self.body.done and self.client.may_stay(request.head)
-        )
+        self.keep_client = request is not None and self.client.may_stay(request.head)
         without_body = request is not None and request.is_head
         lines = self.services.date_line + self.common_lines()
         out = own_answer_bytes(ending, lines, without_body)
@@ -676,9 +687,10 @@ class Exchange:
         accounting.ended(self)
 
 
-CHUNK_EDGE = re.compile(rb"\r\n[0-9A-Fa-f]+[^\r\n]*\r\n")
+CHUNK_EDGE = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}\r\n")
 
 
 def ends_with_done(piece_before: bytes, last_piece: bytes) -> bool:
     """Did the two last pieces of a stream bring `[DONE]`, be it over the edge of a chunk?"""
-    return b"[DONE]" in CHUNK_EDGE.sub(b"", piece_before[-64:] + last_piece)
+    tail = piece_before[-64:] + last_piece[-256:]
+    return b"[DONE]" in tail or b"[DONE]" in CHUNK_EDGE.sub(b"", tail)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # RFC 9110, 9.2.2: sending these twice does no more than sending them once.
 IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
+# With it the upstream can tell a repetition, provided that it gets to see it.
+IDEMPOTENCY_KEY = b"idempotency-key"
 
 
 class Request:
@@ -41,4 +43,5 @@ class Request:
         self.path_text = self.path.decode()
         self.route: Route | None = None
         self.is_head = head.method == b"HEAD"
-        self.is_replayable = head.method in IDEMPOTENT_METHODS or b"idempotency-key" in head.known
+        has_key = IDEMPOTENCY_KEY in head.known and IDEMPOTENCY_KEY not in head.connection_options
+        self.is_replayable = head.method in IDEMPOTENT_METHODS or has_key

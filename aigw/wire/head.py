@@ -81,6 +81,7 @@ class AnswerHead:
         "is_stream",
         "keep_alive",
         "known",
+        "leaves_connection_clean",
         "reason",
         "status",
     )
@@ -94,6 +95,9 @@ class AnswerHead:
         self.keep_alive = _keep_alive(self.connection_options, is_http_1_0)
         framed = b"transfer-encoding" in self.known or b"content-length" in self.known
         self.body_length = _body_length(self.known) if framed else None
+        # A 204 that announces a body may be followed by one (RFC 9112, 6.3).
+        announces_nothing = status != 204 or not self.body_length
+        self.leaves_connection_clean = self.keep_alive and announces_nothing
         content_type = self.known.get(b"content-type", b"")
         self.is_stream = content_type.lower().startswith(b"text/event-stream")
 

@@ -135,7 +135,9 @@ def answer_shape(head: AnswerHead, raw: bytes) -> Shape | None:
 
 
 def _shape(
-    raw: bytes, fields: Sequence[Field], group_of: Callable[[bytes, bytes], tuple[int, bytes]]
+    raw: bytes,
+    fields: Sequence[Field],
+    group_of: Callable[[bytes, bytes], tuple[int, bytes] | None],
 ) -> Shape | None:
     """Cut the raw head into literals and groups; None if it is not what its fields say.
 
@@ -150,7 +152,10 @@ def _shape(
     for line, (name, spelt, value) in zip(rest, fields, strict=True):
         if line != b"%b: %b" % (spelt, value):
             return None
-        kept, group = group_of(name, value)
+        found = group_of(name, value)
+        if found is None:
+            return None
+        kept, group = found
         if group:
             if not re.fullmatch(group, value[kept:]) or name in names:
                 return None
@@ -160,13 +165,16 @@ def _shape(
     return Shape(start_line, lines, names)
 
 
-def _request_group(name: bytes, value: bytes) -> tuple[int, bytes]:
-    """How much of the value is literal, and the group for the rest (empty: all is literal)."""
+def _request_group(name: bytes, value: bytes) -> tuple[int, bytes] | None:
+    """How much of the value is literal, and the group for the rest (empty: all is literal).
+
+    None for a value that may hold a secret and is not a group: there is no template then.
+    """
     if name in CREDENTIAL_FIELDS:
         if name != b"authorization":
             return 0, VISIBLE
         scheme = BEARER.match(value)
-        return (scheme.end(), VISIBLE) if scheme else (len(value), b"")
+        return (scheme.end(), VISIBLE) if scheme else None
     return 0, REQUEST_VOLATILE.get(name, b"")
 
 
