@@ -200,9 +200,8 @@ class Exchange:
         if known.app:
             self.app = found[known.app]
         self.client_ip = client_of(self, [found[known.forwarded]] if known.forwarded else [])
-        if known.length:
-            self.body_length = int(found[known.length])
-            self.body = LengthReader(self.body_length)
+        self.body_length = int(found[known.length]) if known.length else 0
+        self.body = LengthReader(self.body_length)
         accounting.began(self)
         self._proceed(admit(self, KNOWN_QUESTIONS), rest, False)
         return True
