@@ -362,4 +362,5 @@ class _Conversation:
 def _malformed(fault: h11.RemoteProtocolError) -> Answer:
     status = fault.error_status_hint
     code = {413: "request_too_large", 431: "headers_too_large", 501: "unsupported_upgrade"}
-    return error(status, code.get(status, "malformed_request"), f"Not understood: {fault}")
+    why = str(fault).partition(": b")[0]  # h11 goes on with the bytes, which may hold the token
+    return error(status, code.get(status, "malformed_request"), f"Not understood: {why}")

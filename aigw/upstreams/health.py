@@ -270,7 +270,8 @@ class _Probe(asyncio.Protocol):
             while isinstance(event, h11.InformationalResponse):
                 event = self._connection.next_event()
         except h11.RemoteProtocolError as error:
-            self._status.set_result(f"not HTTP: {error}")
+            # Without the bytes that h11 quotes: they may echo the credential.
+            self._status.set_result(f"not HTTP: {str(error).partition(': b')[0]}")
             return
         if isinstance(event, h11.Response):
             self._status.set_result(event.status_code)
