@@ -244,7 +244,7 @@ async def provoke(searched: Searched) -> None:
         await searched.ask_until(code, request("/scripted", key))
         holder.reset()  # client_closed
         await until_free(searched, request("/scripted/cut", key))
-    for path in ("/cut", "/nonsense", "/echo"):
+    for path in ("/cut",):
         await until_free(searched, request(f"/scripted{path}?S3CRET", PLAIN))
 
 
