@@ -95,7 +95,7 @@ def test_one_after_another_all_workers_together_are_one_plain_bucket(
             for n in wanted:
                 plain[n].take(now_s)
         for bucket, model in zip(buckets, plain, strict=True):
-            assert tables[index].level(bucket, now_s) == model.level(now_s)
+            assert tables[index].level_of(bucket, now_s) == model.level(now_s)
 
 
 @settings(max_examples=150, deadline=None)
@@ -115,7 +115,7 @@ def test_rounding_stays_small_at_any_uptime(
     for step_s in steps:
         now_s += step_s
         slack = 8 * math.ulp(rate * now_s) + rate * math.ulp(now_s)
-        assert abs(table.level(bucket, now_s) - model.level(now_s)) <= slack
+        assert abs(table.level_of(bucket, now_s) - model.level(now_s)) <= slack
         if table.admit((bucket,), now_s) is None:
             assert model.level(now_s) >= 1 - slack
             model.take(now_s)
@@ -155,7 +155,7 @@ def test_one_request_a_minute_after_three_years() -> None:
 def test_a_full_bucket_is_exactly_full() -> None:
     _, table, bucket = one_bucket(0.1, 1.0, 0.3)
     for hours in range(1, 2000):
-        assert table.level(bucket, hours * HOUR_S) == 1.0
+        assert table.level_of(bucket, hours * HOUR_S) == 1.0
         assert drain(table, bucket, hours * HOUR_S) == 1
 
 
@@ -172,7 +172,7 @@ def test_the_fast_reading_is_the_plain_one(workers: int) -> None:
             memory.floats[first_w + index] = dice.choice([0.0, dice.random() * 8000])
         now_s = 100.0 + dice.random() * 4000
         before_c = memory.floats[first_c]
-        level = table.level(bucket, now_s)
+        level = table.level_of(bucket, now_s)
         assert (table.admit((bucket,), now_s) is None) == (level >= 1)
         assert memory.floats[first_c] == before_c + (level >= 1)
         if level >= 1:
@@ -191,12 +191,12 @@ def test_several_buckets_give_all_or_nothing_and_name_the_slowest() -> None:
         for name, rate, burst in (("fast", 10.0, 1.0), ("slow", 0.5, 1.0), ("wide", 1.0, 100.0))
     )
     assert table.admit((wide, fast, slow), 0.0) is None
-    before = [table.level(bucket, 0.0) for bucket in (fast, slow, wide)]
+    before = [table.level_of(bucket, 0.0) for bucket in (fast, slow, wide)]
     assert before == [0.0, 0.0, 99.0]
     assert table.admit((wide, fast, slow), 0.0) is slow
     assert table.admit((slow, fast, wide), 0.0) is slow
     assert table.admit((fast, wide), 0.0) is fast
-    assert [table.level(bucket, 0.0) for bucket in (fast, slow, wide)] == before
+    assert [table.level_of(bucket, 0.0) for bucket in (fast, slow, wide)] == before
     assert table.admit((), 0.0) is None
 
 
@@ -262,7 +262,7 @@ def test_the_same_limits_keep_their_bucket() -> None:
     memory, table, bucket = one_bucket(10.0, 20.0, 0.0)
     drain(table, bucket, 1.0)
     assert allot_bucket(memory, "k", 10.0, 20.0, 2.0) == bucket
-    assert table.level(bucket, 1.0) == 0.0
+    assert table.level_of(bucket, 1.0) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -277,11 +277,11 @@ def test_limits_change_after_hours(rate: float, burst: float, idle_s: float) -> 
     drain(table, old, now_s - 1)  # saturated for a second, after hours of traffic
     drain(table, old, now_s)
     now_s += idle_s
-    old_level = table.level(old, now_s)
+    old_level = table.level_of(old, now_s)
     new = allot_bucket(memory, "k", rate, burst, now_s)
     memory.policy.publish(b"with the new bucket")
     assert new.row != old.row
-    assert table.level(new, now_s) == pytest.approx(min(old_level, burst))
+    assert table.level_of(new, now_s) == pytest.approx(min(old_level, burst))
     late = drain(table, old, now_s + 1.0)  # a worker that has not switched yet
     assert late <= old.burst
     memory.rows.retain({new.row})
@@ -310,11 +310,11 @@ def test_any_number_of_changes_never_gives_a_burst_twice(
     for rate, burst, gap_s in changes:
         now_s += gap_s
         drain(table, bucket, now_s)
-        left = table.level(bucket, now_s)
+        left = table.level_of(bucket, now_s)
         bucket = allot_bucket(memory, "k", rate, burst, now_s)
         memory.policy.publish(b"")
         memory.rows.retain({bucket.row})
-        assert table.level(bucket, now_s) <= left + 1e-6
+        assert table.level_of(bucket, now_s) <= left + 1e-6
         assert table.wait_s(bucket, now_s) <= 1 / rate + 1e-6
 
 
@@ -325,7 +325,7 @@ def test_back_and_forth_is_a_new_bucket_each_time() -> None:
     memory.policy.publish(b"second")
     memory.rows.retain({second.row})
     third = allot_bucket(memory, "k", 10.0, 20.0, 101.0)
-    assert table.level(third, 101.0) == 5.0  # and not the 10 that the first would have by now
+    assert table.level_of(third, 101.0) == 5.0  # and not the 10 that the first would have by now
     assert len({first.row, second.row, third.row}) >= 2
 
 

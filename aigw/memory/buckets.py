@@ -74,7 +74,7 @@ def allot_bucket(
         if (old.rate_per_s, old.burst) == (rate_per_s, burst):
             return old
         if old.rate_per_s:
-            level = min(level, table.level(old, now_s))
+            level = min(level, table.level_of(old, now_s))
     row = memory.rows.allot_another("bucket", identity)
     head = _head(memory, row)
     memory.floats[head + _BURST] = burst
@@ -100,6 +100,8 @@ class BucketTable:
         self._own_c = memory.floats[own_c : layout.held : layout.bucket_words]
         self._own_w = memory.floats[own_w : layout.held : layout.bucket_words]
         self._columns = 0
+        self.tightest: Bucket | None = None
+        self.level = 0.0
         self._widen()
 
     def admit(self, buckets: Sequence[Bucket], now_s: float) -> Bucket | None:
@@ -109,7 +111,7 @@ class BucketTable:
         `now_s` was read before the call; no bucket may stand twice in `buckets`.
 
         Reading is the price of an admission.  So here a row is read by one `unpack`, in the order
-        of its words, and summed up by hand for up to four workers; with more as in `level`, to
+        of its words, and summed up by hand for up to four workers; with more as in `level_of`, to
         which a test holds it.  One bucket costs 0.56 us with two workers, 0.66 with four, 1.3 with
         eight (plainly: 1.3, 1.3, 1.5), two buckets 0.96 and 1.17.  CPython 3.11 on an EPYC at
         2.4 GHz, where `a * a` takes 18 ns; by
@@ -118,10 +120,14 @@ class BucketTable:
             b = (allot_bucket(m, '', 1e9, 1e9, 0.0),)" "t.admit(b, 9.0)"
 
         A w may be written although another bucket then refuses: it is what did run over anyway.
+
+        Afterwards `tightest` is the bucket with the lowest level, or the one that refuses, and
+        `level` its level: what a client is told costs no second reading.
         """
         if self._used[0] > self._columns:
             self._widen()
         columns = self._columns
+        lowest = math.inf
         for bucket in buckets:
             row = bucket.row
             words = self._unpack(self._rows, row * self._row_bytes)
@@ -145,14 +151,20 @@ class BucketTable:
                 overflow = max(words[end:])
             if x > overflow:
                 overflow = x
-            if bucket.burst + (x - overflow) < 1.0:
-                return self._slowest(buckets, now_s)
+            level = bucket.burst + (x - overflow)
+            if level < 1.0:
+                self.tightest = self._slowest(buckets, now_s)
+                self.level = self.level_of(self.tightest, now_s)
+                return self.tightest
+            if level < lowest:
+                lowest, self.tightest = level, bucket
             self._own_w[row] = overflow
         for bucket in buckets:
             self._own_c[bucket.row] += 1.0
+        self.level = lowest - 1.0
         return None
 
-    def level(self, bucket: Bucket, now_s: float) -> float:
+    def level_of(self, bucket: Bucket, now_s: float) -> float:
         """Tokens in the bucket, at most its burst; below 0 after an overshoot."""
         return _level(bucket, self._read(bucket.row), now_s)
 

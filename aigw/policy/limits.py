@@ -6,10 +6,10 @@ Check all, then take all, in one synchronous call: a refused request costs nothi
 from __future__ import annotations
 
 from math import ceil
-from typing import NamedTuple
 
+from aigw.errors import Code
 from aigw.memory import Bucket, BucketTable, HeldTable
-from aigw.policy.compiled import NO_ROW, Key, Route
+from aigw.policy.compiled import Key, Route, UpstreamPolicy
 
 
 class Limits:
@@ -21,50 +21,58 @@ class Limits:
         self.buckets = buckets
         self.held = held
 
-    def take_slot(self, key: Key) -> bool:
-        """One of the key's `max_parallel_requests`; give it back with `give_slot`."""
-        return key.held_row == NO_ROW or self.held.take(key.held_row, key.max_parallel)
+    def admit(self, key: Key, route: Route, upstream: UpstreamPolicy, now_s: float) -> Code | None:
+        """Take a slot of the key, a place at the upstream and a token of each bucket, or nothing.
 
-    def give_slot(self, key: Key) -> None:
-        if key.held_row != NO_ROW:
-            self.held.give(key.held_row)
-
-    def take_tokens(self, key: Key, route: Route, now_s: float) -> Bucket | None:
-        """One token from each bucket, or None taken and the bucket that refuses."""
+        None: all taken, `give_back` is due.  The buckets then know the tightest of them.
+        """
+        held = self.held
+        if key.held_row >= 0 and not held.take(key.held_row, key.max_parallel):
+            return Code.CONCURRENCY_LIMIT_EXCEEDED
+        if upstream.in_use_row >= 0 and not held.take(
+            upstream.in_use_row, upstream.pool.max_connections
+        ):
+            if key.held_row >= 0:
+                held.give(key.held_row)
+            return Code.OVERLOADED
         buckets = buckets_of(key, route)
-        return self.buckets.admit(buckets, now_s) if buckets else None
+        if buckets and self.buckets.admit(buckets, now_s) is not None:
+            self.give_back(key, upstream)
+            return Code.RATE_LIMIT_EXCEEDED
+        return None
 
-    def standing(self, key: Key, route: Route, now_s: float) -> Standing | None:
-        """Where the tightest of the key's buckets on the route stands; None without any."""
-        tightest: Standing | None = None
-        for bucket in buckets_of(key, route):
-            standing = Standing(bucket, self.buckets.level(bucket, now_s))
-            if tightest is None or standing.level < tightest.level:
-                tightest = standing
-        return tightest
+    def give_back(self, key: Key, upstream: UpstreamPolicy) -> None:
+        """The slot and the place; a token once taken is spent."""
+        if key.held_row >= 0:
+            self.held.give(key.held_row)
+        if upstream.in_use_row >= 0:
+            self.held.give(upstream.in_use_row)
+
+    def standing(self, key: Key, route: Route) -> tuple[Bucket, float] | None:
+        """The tightest bucket and its level, right after `admit`; None for a key without any."""
+        table = self.buckets
+        if table.tightest is None or not (key.bucket is not None or route.has_bucket):
+            return None
+        return table.tightest, table.level
 
 
-class Standing(NamedTuple):
-    """A bucket and its level."""
+def standing_lines(prefix: bytes, bucket: Bucket, level: float) -> bytes:
+    """OpenAI's three request headers: capacity, whole tokens left, time until full."""
+    missing = bucket.burst - level
+    return STANDING_LINES % (
+        prefix,
+        bucket.burst,
+        prefix,
+        level if level > 0 else 0,
+        prefix,
+        duration_text(missing / bucket.rate_per_s),
+    )
 
-    bucket: Bucket
-    level: float
 
-    def header_lines(self, prefix: bytes) -> bytes:
-        """OpenAI's three request headers; capacity, whole tokens left, time until full."""
-        bucket = self.bucket
-        missing = max(0.0, bucket.burst - self.level)
-        return (
-            b"%bratelimit-limit-requests: %d\r\n%bratelimit-remaining-requests: %d\r\n"
-            b"%bratelimit-reset-requests: %b\r\n"
-        ) % (
-            prefix,
-            bucket.burst,
-            prefix,
-            max(0, int(self.level)),
-            prefix,
-            duration_text(missing / bucket.rate_per_s),
-        )
+STANDING_LINES = (
+    b"%bratelimit-limit-requests: %d\r\n%bratelimit-remaining-requests: %d\r\n"
+    b"%bratelimit-reset-requests: %b\r\n"
+)
 
 
 def buckets_of(key: Key, route: Route) -> tuple[Bucket, ...]:
@@ -77,7 +85,7 @@ def buckets_of(key: Key, route: Route) -> tuple[Bucket, ...]:
 
 def duration_text(seconds: float) -> bytes:
     """OpenAI's spelling of a duration, rounded up: `12ms`, `1s`, `6m0s`, `1h0m0s`."""
-    if seconds < 1:
+    if seconds < 0.999:
         return b"%dms" % ceil(seconds * 1000)
     whole = ceil(seconds)
     minutes, rest = divmod(whole, 60)

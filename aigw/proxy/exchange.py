@@ -23,13 +23,19 @@ from typing import TYPE_CHECKING
 from aigw.errors import Code
 from aigw.policy import cors
 from aigw.policy.keys import credentials_in, gateway_fields
+from aigw.policy.limits import standing_lines
 from aigw.policy.routes import upstream_target
 from aigw.proxy import accounting
 from aigw.proxy.admission import KNOWN_QUESTIONS, QUESTIONS, Ending, admit, client_of, too_large
 from aigw.proxy.deadlines import LOOK_S
-from aigw.proxy.holdings import Holdings
 from aigw.proxy.phase import Phase
-from aigw.proxy.refusal import OwnAnswer, Refusal, own_answer_bytes, refusal_answer
+from aigw.proxy.refusal import (
+    OwnAnswer,
+    Refusal,
+    limit_refusal,
+    own_answer_bytes,
+    refusal_answer,
+)
 from aigw.proxy.request import Request
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import ConnectFailure
@@ -48,6 +54,7 @@ from aigw.wire.gate import CREDENTIAL_FIELDS
 from aigw.wire.rewrite import answer_head, interim_head, request_head, start_of_request
 
 if TYPE_CHECKING:
+    from aigw.memory import Bucket
     from aigw.policy import Key, Route
     from aigw.policy.keys import Credential
     from aigw.proxy.client import ClientConnection
@@ -91,7 +98,8 @@ class Exchange:
         "app",
         "origin",
         # what was taken and is given back in finish
-        "holdings",
+        "is_held",
+        "standing",
         "member",
         # the request's body
         "body",
@@ -142,7 +150,8 @@ class Exchange:
         self.user: bytes | None = None
         self.app: bytes | None = None
         self.origin: bytes | None = None
-        self.holdings = Holdings(services.limits)
+        self.is_held = False
+        self.standing: tuple[Bucket, float] | None = None
         self.member: Member | None = None
         self.body: BodyReader = NO_BODY
         self.body_length = 0
@@ -229,7 +238,13 @@ class Exchange:
         if group.choose(now_s, self.services.is_member_out) is None:
             wait_s = group.next_in_s(now_s)
             return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)
-        return self.holdings.take(key, route, group, now_s)
+        limits = self.services.limits
+        code = limits.admit(key, route, group.settings, now_s)
+        if code is not None:
+            return limit_refusal(code, key, limits, now_s)
+        self.is_held = True
+        self.standing = limits.standing(key, route)
+        return None
 
     @property
     def facts(self) -> Request:
@@ -472,10 +487,9 @@ class Exchange:
 
     def _own_lines(self) -> bytes:
         """The lines that the gateway adds to a forwarded answer."""
-        standing = self.holdings.standing
-        if standing is None:
+        if self.standing is None:
             return self.common_lines()
-        return self.common_lines() + standing.header_lines(b"x-aigw-")
+        return self.common_lines() + standing_lines(b"x-aigw-", *self.standing)
 
     def common_lines(self) -> bytes:
         """What every answer carries, forwarded or our own: id, connection, permission."""
@@ -682,7 +696,11 @@ class Exchange:
             self._detach().drop()
         if self.member is not None:
             self.member.inflight -= 1
-        self.holdings.give_back()
+        if self.is_held:
+            self.is_held = False
+            assert self.key is not None
+            assert self.group is not None
+            self.services.limits.give_back(self.key, self.group.settings)
         accounting.ended(self)
 
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from aigw.dialects import error_body
 from aigw.errors import REASONS, Code
+from aigw.policy import Key
+from aigw.policy.limits import Limits, standing_lines
 
 
 class Refusal(NamedTuple):
@@ -32,6 +34,20 @@ class OwnAnswer(NamedTuple):
     reason: bytes
     lines: bytes
     body: bytes
+
+
+def limit_refusal(code: Code, key: Key, limits: Limits, now_s: float) -> Refusal:
+    """The refusal for what `Limits.admit` has just said."""
+    if code is Code.CONCURRENCY_LIMIT_EXCEEDED:
+        return Refusal(code, f"This key may have {key.max_parallel} requests in flight.", 1.0)
+    if code is Code.OVERLOADED:
+        return Refusal(code, "All connections to the upstream are in use.", 1.0)
+    table = limits.buckets
+    bucket = table.tightest
+    assert bucket is not None
+    wait_s = table.wait_s(bucket, now_s)
+    lines = standing_lines(b"x-", bucket, table.level)
+    return Refusal(code, f"Rate limit reached; try again in {wait_s:.3f} s.", wait_s, lines)
 
 
 def refusal_answer(refusal: Refusal, request_id: bytes) -> OwnAnswer:
