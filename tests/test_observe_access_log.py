@@ -245,8 +245,6 @@ def test_lines_after_the_end_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("where", ["missing/access.log", "."])
 def test_what_cannot_be_opened_stops_the_start(tmp_path: Path, where: str) -> None:
     with pytest.raises(StartError, match=r"log\.access: cannot open"):
-        AccessLog(str(tmp_path / where), Lost())
-    with pytest.raises(StartError, match=r"log\.access: cannot open"):
         check_destination(str(tmp_path / where))
 
 
@@ -378,7 +376,31 @@ def fifo(tmp_path: Path) -> Path:
 
 def test_a_fifo_without_reader_stops_the_start(fifo: Path) -> None:
     with pytest.raises(StartError):
-        AccessLog(str(fifo), Lost())
+        check_destination(str(fifo))
+
+
+def test_what_cannot_be_opened_later_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that is started again must serve even if the log's folder has gone."""
+    monkeypatch.setattr(module, "RETRY_EVERY_S", 0.01)
+    file = tmp_path / "folder" / "access.log"
+    lost = Lost()
+
+    async def main() -> None:
+        log = started(file, lost)
+        log.append(b"first\n")
+        while "trying on" not in caplog.text.partition("cannot be opened")[2]:
+            await asyncio.sleep(0.01)
+        file.parent.mkdir()
+        log.append(b"second\n")
+        while not file.exists() or file.read_bytes() != b"first\nsecond\n":
+            await asyncio.sleep(0.01)
+        await log.close()
+
+    uvloop.run(main())
+    assert lost.lines == 0
+    assert "written again, nothing was lost" in caplog.text
 
 
 def test_a_stalled_reader_fills_the_buffer_then_lines_are_dropped(

@@ -134,7 +134,7 @@ class AccessLog:
     """Where finished lines go.  One per worker, opened after the fork."""
 
     def __init__(self, destination: str, dropped: Callable[[int], None]) -> None:
-        """Open "stdout", a path or "off"; raise `StartError` if that cannot be.
+        """Open "stdout", a path or "off".  What can't be opened now is tried again at each write.
 
         `dropped` is told how many lines were just lost.
         """
@@ -151,7 +151,9 @@ class AccessLog:
         self._trouble = ""
         self._reopen = False
         self._closing = False
-        self._sink: _Sink | None = _open(destination) if self.enabled else None
+        self._sink: _Sink | None = None
+        if self.enabled:
+            self._sink = self._open_or_wait()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Write from now on, lines that were appended earlier first."""
@@ -197,6 +199,14 @@ class AccessLog:
         if self._sink is not None:
             self._sink.close()
             self._sink = None
+
+    def _open_or_wait(self) -> _Sink:
+        """A worker that is started again must serve, whatever has become of the log's folder."""
+        try:
+            return _open(self._destination)
+        except StartError as fault:
+            _log.warning("%s; trying on", fault)
+            return _Unopened(self._destination)
 
     def _wake(self, size: int) -> None:
         """Write after the usual while, or at once when the buffer fills faster than that."""
@@ -288,6 +298,26 @@ class _Sink(Protocol):
         """Write some of these lines, in order and whole; return how many.  Raises `OSError`."""
 
     def close(self) -> None: ...
+
+
+class _Unopened:
+    """A destination that could not be opened; each write tries again."""
+
+    def __init__(self, destination: str) -> None:
+        self._destination = destination
+        self._sink: _Sink | None = None
+
+    async def write(self, lines: list[bytes]) -> int:
+        if self._sink is None:
+            try:
+                self._sink = await asyncio.to_thread(_open, self._destination)
+            except StartError as fault:
+                raise OSError(errno.ENOENT, "it cannot be opened") from fault
+        return await self._sink.write(lines)
+
+    def close(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
 
 
 class _File:
