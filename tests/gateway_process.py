@@ -257,10 +257,13 @@ class GatewayProcess:
         return peer
 
     async def ask(self, data: bytes | None = None, where: str = "") -> Answer:
-        """One request on a connection of its own."""
+        """One request on a connection of its own, which is closed then."""
         client = await self.client(where)
-        await client.send(request() if data is None else data)
-        return await client.answer()
+        try:
+            await client.send(request() if data is None else data)
+            return await client.answer()
+        finally:
+            await client.close()
 
     async def one_for_each_worker(self, workers: int) -> list[Peer]:
         """Keep-alive connections, as many as workers, each to another one."""

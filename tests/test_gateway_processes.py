@@ -99,6 +99,24 @@ def test_a_killed_workers_requests_are_cut_visibly_and_its_places_are_given_back
     play(scene())
 
 
+def test_a_worker_is_replaced_even_when_its_log_cannot_be_opened_any_more() -> None:
+    async def scene() -> None:
+        async with (
+            await serve(MockSettings()) as mock,
+            GatewayProcess(config(mock.port, 1)) as gateway,
+        ):
+            log = gateway.folder / "access.log"
+            log.unlink()
+            log.mkdir()
+            os.kill(gateway.workers()[0], signal.SIGKILL)
+            assert (await gateway.ask()).status == 200
+            await gateway.expect(r"log\.access: cannot open .*: Is a directory; trying on")
+            log.rmdir()
+            assert len(await lines(gateway, 1)) == 1
+
+    play(scene())
+
+
 # ---------------------------------------------------------------- the controller's and master's
 
 
@@ -175,9 +193,14 @@ def test_sigterm_under_load_answers_everybody(workers: int) -> None:
             GatewayProcess(config(mock.port, workers)) as gateway,
         ):
             streams = asyncio.create_task(streams_to_their_end(gateway, 20))
+            idle = await gateway.client()
             load = Load(gateway)
             await load.run(40, least=400)
             gateway.signal(signal.SIGTERM)
+            await gateway.expect("stopping")
+            await idle.send(request())  # whoever sends on an idle connection just now
+            answer = await idle.answer()
+            assert (answer.status, answer["connection"]) == (200, "close")
             await load.gone()
             assert load.lost == []
             assert load.refused == 40, "what is not taken is refused, not reset"
@@ -187,7 +210,7 @@ def test_sigterm_under_load_answers_everybody(workers: int) -> None:
                 assert answer.body.endswith(b"data: [DONE]\n\n")
                 assert answer.body.count(b"data: ") >= 100
             assert await gateway.ends() == 0
-            assert len(gateway.access()) == load.answered + 20
+            assert len(gateway.access()) == load.answered + 20 + 1
             with pytest.raises(ConnectionRefusedError):
                 await gateway.client()
             assert "Traceback" not in gateway.log
@@ -434,7 +457,8 @@ from aigw.cli import main
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
-sys.exit(main(sys.argv[1:]))
+for file in sys.argv[1:]:
+    assert main(["run", "-c", file]) == 1
 """
 
 
@@ -448,30 +472,33 @@ def public() -> Iterator[Path]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
 def test_no_permission(public: Path) -> None:
-    file = public / "gateway.toml"
     text = config(NOBODY, 1).replace("unix:FOLDER/admin", "")
     silent = text.replace("FOLDER/access.log", "off")
-
-    def refused(text: str, mode: int = 0o644) -> str:
+    cases = [
+        (text, 0o600, f"{public}/0: can't be read: Permission denied"),
+        (text, 0o644, f"log.access: cannot open {public}/access.log: Permission denied"),
+        (listening(silent, f"unix:{public}/s"), 0o644, f"unix:{public}/s: permission denied"),
+    ]
+    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > 81:
+        why = "permission denied (ports below 1024 need root or CAP_NET_BIND_SERVICE)"
+        cases.append((listening(silent, "127.0.0.1:81"), 0o644, f"127.0.0.1:81: {why}"))
+    for number, (text, mode, _) in enumerate(cases):
+        file = public / str(number)
         file.write_text(text.replace("FOLDER", str(public)))
         file.chmod(mode)
-        done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, "run", "-c", str(file)],
-            capture_output=True,
-            text=True,
-            env=environment(),
-            check=False,
-        )
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done
-        return done.stderr
-
-    assert refused(text, 0o600) == f"aigw: {file}: can't be read: Permission denied\n"
-    assert refused(listening(silent, f"unix:{public}/s")).endswith("/s: permission denied\n")
-    said = refused(text)
-    assert said == f"aigw: log.access: cannot open {public}/access.log: Permission denied\n"
-    if int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text()) > 81:
-        said = refused(listening(silent, "127.0.0.1:81"))
-        assert "permission denied (ports below 1024 need root" in said
+    done = subprocess.run(
+        [sys.executable, "-c", AS_NOBODY, *(str(public / str(n)) for n in range(len(cases)))],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done
+    said = done.stderr.splitlines()
+    assert len(said) == len(cases)
+    for line, (_, _, complaint) in zip(said, cases, strict=True):
+        assert line.startswith("aigw: ")
+        assert line.endswith(complaint)
 
 
 # ---------------------------------------------------------------- addresses
@@ -518,6 +545,8 @@ def test_several_addresses_one_of_them_a_unix_socket() -> None:
 async def lines(gateway: GatewayProcess, count: int) -> list[dict[str, object]]:
     """The access log once it has so many lines."""
     async with asyncio.timeout(5):
+        while not (gateway.folder / "access.log").is_file():
+            await asyncio.sleep(0.01)
         while len(found := gateway.access()) < count:
             await asyncio.sleep(0.01)
     return found
