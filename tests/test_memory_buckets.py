@@ -205,7 +205,7 @@ def test_a_worker_that_comes_later_is_seen_at_once() -> None:
     assert drain(first, bucket, 0.0) == 10
     memory.used = 9
     assert drain(BucketTable(memory, 8), bucket, 5.0) == 5
-    assert first.level(bucket, 5.0) == 0.0
+    assert first.level_of(bucket, 5.0) == 0.0
     assert first.admit((bucket,), 5.0) is bucket
 
 
@@ -333,7 +333,7 @@ def test_an_unfinished_bucket_of_a_dead_compiler_is_ignored() -> None:
     memory = Memory.create(1)
     memory.rows.allot_another("bucket", "k")
     bucket = allot_bucket(memory, "k", 1.0, 5.0, 50.0)
-    assert BucketTable(memory, 0).level(bucket, 50.0) == 5.0
+    assert BucketTable(memory, 0).level_of(bucket, 50.0) == 5.0
 
 
 # ---- real processes -----------------------------------------------------------------------------

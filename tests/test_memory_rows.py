@@ -133,8 +133,8 @@ def test_a_row_is_clean_for_its_next_owner() -> None:
     memory.rows.retain([])
     successor = allot_bucket(memory, "new", 2.0, 7.0, 2e6)
     assert successor.row == bucket.row
-    assert BucketTable(memory, 5).level(successor, 2e6) == 7.0
-    assert BucketTable(memory, 5).level(successor, 3e6) == 7.0
+    assert BucketTable(memory, 5).level_of(successor, 2e6) == 7.0
+    assert BucketTable(memory, 5).level_of(successor, 3e6) == 7.0
     assert not memory.health.is_out(successor.row, 11)
 
 

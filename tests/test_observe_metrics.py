@@ -68,8 +68,8 @@ def test_a_state_is_the_worst_that_a_process_sees() -> None:
 def test_one_finished_request_is_in_all_three_views() -> None:
     (region,) = new_regions(1)
     m = WorkerMetrics(region)
-    m.finish("/v1", "openai", "200", 1.5, 0.004)
-    m.finish("/v1", "openai", "200", 700.0, -1.0)
+    m.finish("/v1", "openai", 200, 1.5, 0.004)
+    m.finish("/v1", "openai", 200, 700.0, -1.0)
     labels = {"route": "/v1", "upstream": "openai", "code": "200"}
     families = shown(region)
     assert sample(families, "requests_total", **labels) == 2
@@ -215,6 +215,6 @@ def test_the_same_labels_get_the_same_words() -> None:
     (region,) = new_regions(1)
     first, successor = WorkerMetrics(region), WorkerMetrics(region)
     assert first.counter("accepted_total") == successor.counter("accepted_total")
-    first.finish("/v1", "a", "200", 1, 1)
-    successor.finish("/v1", "a", "200", 1, 1)
+    first.finish("/v1", "a", 200, 1, 1)
+    successor.finish("/v1", "a", 200, 1, 1)
     assert sample(shown(region), "requests_total", route="/v1", upstream="a", code="200") == 2

@@ -156,7 +156,7 @@ class WorkerMetrics:
         self._region = region
         self.words = region.words
         self._indexes: dict[tuple[str, ...], int] = {}
-        self._exchanges: dict[tuple[str, str, str], int] = {}
+        self._exchanges: dict[tuple[str, str, int], int] = {}
         self._overhead = region.allot(key_of("overhead_seconds"), OVERHEAD_WORDS)
 
     def counter(self, name: str, *labels: str) -> int:
@@ -179,13 +179,15 @@ class WorkerMetrics:
         return index
 
     def finish(
-        self, route: str, upstream: str, code: str, duration_s: float, ttfb_s: float
+        self, route: str, upstream: str, status: int, duration_s: float, ttfb_s: float
     ) -> None:
         """Count a finished request; `ttfb_s` < 0 if no byte of an answer came from upstream."""
-        base = self._exchanges.get((route, upstream, code))
+        base = self._exchanges.get((route, upstream, status))
         if base is None:
-            base = self._region.allot(key_of(EXCHANGE, route, upstream, code), EXCHANGE_WORDS)
-            self._exchanges[(route, upstream, code)] = base
+            key = key_of(EXCHANGE, route, upstream, str(status))
+            base = self._exchanges[route, upstream, status] = self._region.allot(
+                key, EXCHANGE_WORDS
+            )
         words = self.words
         words[base + bisect_left(DURATION_BOUNDS_S, duration_s)] += 1
         words[base + DURATION_SUM] += int(duration_s * 1e6)

@@ -21,13 +21,14 @@ NOT_SUCCESS = 500  # from this status on an upstream's answer is not counted as 
 
 
 def began(exchange: Exchange) -> None:
-    metrics = exchange.services.metrics
-    metrics.words[metrics.gauge("requests_in_flight")] += 1
+    services = exchange.services
+    services.metrics.words[services.in_flight] += 1
 
 
-def accepted(exchange: Exchange) -> None:
-    metrics = exchange.services.metrics
-    metrics.words[metrics.counter("accepted_total")] += 1
+def admitted(exchange: Exchange) -> None:
+    """All questions are passed, and what must be taken is taken."""
+    services = exchange.services
+    services.metrics.words[services.accepted] += 1
 
 
 def attempt_failed(exchange: Exchange, reason: str) -> None:
@@ -54,25 +55,24 @@ def _attempt(exchange: Exchange, outcome: str, reason: str) -> None:
 
 def ended(exchange: Exchange) -> None:
     """The record of a finished exchange: metrics and one access line."""
-    now_s = time.monotonic()
-    metrics = exchange.services.metrics
-    metrics.words[metrics.gauge("requests_in_flight")] -= 1
+    now_s, services = time.monotonic(), exchange.services
+    services.metrics.words[services.in_flight] -= 1
     if exchange.error is Code.CLIENT_CLOSED:
         exchange.status = Code.CLIENT_CLOSED.status
+    if exchange.in_first_turn:
+        exchange.overhead_s += now_s - exchange.first_byte_s
     _count(exchange, now_s)
-    log = exchange.services.log
+    log = services.log
     if log.enabled:
         log.append(encode(record_of(exchange, now_s)))
 
 
 def _count(exchange: Exchange, now_s: float) -> None:
-    metrics = exchange.services.metrics
-    request = exchange.request
+    metrics, request, started_s = exchange.services.metrics, exchange.request, exchange.started_s
     route = request.route.name if request is not None and request.route is not None else OTHER
     upstream = exchange.group.settings.name if exchange.attempts and exchange.group else OTHER
-    ttfb_s = exchange.first_byte_s - exchange.started_s if exchange.first_byte_s >= 0 else -1.0
-    duration_s = now_s - exchange.started_s
-    metrics.finish(route, upstream, str(exchange.status), duration_s, ttfb_s)
+    ttfb_s = exchange.first_byte_s - started_s if exchange.first_byte_s >= 0 else -1.0
+    metrics.finish(route, upstream, exchange.status, now_s - started_s, ttfb_s)
     if exchange.overhead_s:
         metrics.overhead(exchange.overhead_s)
     error = exchange.error

@@ -23,6 +23,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, cast
 
 from aigw.errors import Code
+from aigw.proxy import express
 from aigw.proxy.deadlines import LOOK_S, look
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.refusal import Refusal
@@ -245,8 +246,10 @@ class ClientConnection(asyncio.Protocol):
         if end > services.policy.head_bytes:
             return False
         known.hits += 1
+        if not services.trusted.any and express.send(self, known, found, data) is not None:
+            return True
         self._state = State.BODY
-        self.exchange = exchange = Exchange(services, self, time.monotonic())
+        self.exchange = exchange = self.new_exchange(time.monotonic())
         if exchange.begin_known(known, found, data[end:]):
             return True
         self._state = State.HEAD
@@ -284,7 +287,7 @@ class ClientConnection(asyncio.Protocol):
             message = f"The request has more than {limit} header fields."
             self._refuse_head(Refusal(Code.HEADERS_TOO_LARGE, message))
             return
-        self.exchange = Exchange(self.services, self, started_s)
+        self.exchange = self.new_exchange(started_s)
         self.exchange.begin(head, head_bytes, rest)
 
     def _refuse_size(self, data: bytes) -> None:
@@ -299,7 +302,7 @@ class ClientConnection(asyncio.Protocol):
     def _refuse_head(self, refusal: Refusal) -> None:
         self._state = State.BODY
         self._pending.clear()
-        self.exchange = Exchange(self.services, self, time.monotonic())
+        self.exchange = self.new_exchange(time.monotonic())
         self.exchange.refuse_head(refusal)
 
     def _next_request_data(self, data: bytes) -> None:
@@ -311,6 +314,15 @@ class ClientConnection(asyncio.Protocol):
         self._pending += data
 
     # ---- what an exchange asks for -----------------------------------------------------------
+
+    def new_exchange(self, started_s: float) -> Exchange:
+        return Exchange(self.services, self, started_s)
+
+    def serve(self, exchange: Exchange, deadline_s: float) -> None:
+        """An exchange has begun whose request was read to its end."""
+        self.exchange = exchange
+        self._state = State.ANSWER
+        self.deadline_s = deadline_s
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)

@@ -25,7 +25,7 @@ from aigw.policy import cors
 from aigw.policy.keys import credentials_in, gateway_fields
 from aigw.policy.limits import standing_lines
 from aigw.policy.routes import upstream_target
-from aigw.proxy import accounting
+from aigw.proxy import accounting, express
 from aigw.proxy.admission import KNOWN_QUESTIONS, QUESTIONS, Ending, admit, client_of, too_large
 from aigw.proxy.deadlines import LOOK_S
 from aigw.proxy.phase import Phase
@@ -127,6 +127,7 @@ class Exchange:
         "piece_before",
         "client_is_full",
         "unsent_bytes",
+        "in_first_turn",
         "overhead_s",
     )
 
@@ -176,6 +177,7 @@ class Exchange:
         self.piece_before = b""
         self.client_is_full = False
         self.unsent_bytes = 0
+        self.in_first_turn = False
         self.overhead_s = 0.0
 
     # ---- the request -----------------------------------------------------------------------------
@@ -198,8 +200,7 @@ class Exchange:
         False, and nothing done, where it must be read by h11 after all.
         """
         self.credentials = known.credentials_in(found)
-        group = self.services.group_of(known.route)
-        if group.settings.credential_lines is None:
+        if known.group.settings.credential_lines is None:
             own = gateway_fields(self.services.policy.keys, dict(self.credentials))
             if own != known.gateway_fields:
                 return False
@@ -221,7 +222,7 @@ class Exchange:
         if ending is not None:
             self._end_early(ending, rest)
             return
-        accounting.accepted(self)
+        accounting.admitted(self)
         if expects_continue and not rest and not self.body.done:
             self.client.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.request_data(rest)
@@ -403,10 +404,10 @@ class Exchange:
     def _head_for(self, member: Member) -> bytes:
         assert self.group is not None
         facts, settings = self.facts, member.settings
-        target = upstream_target(self.route_in_use, settings.base_path, facts.path, facts.query)
         own = self.group.credential_lines()
         if self.known is not None and self.found is not None:
-            return self.known.head_for(member, target, self.found, own)
+            return self.known.head_for(member, self.found, own)
+        target = upstream_target(self.route_in_use, settings.base_path, facts.path, facts.query)
         start = start_of_request(facts.method, target, settings.host_field)
         return request_head(facts.head, start, own, self.withheld)
 
@@ -454,10 +455,18 @@ class Exchange:
             withheld |= {b"content-length"}
         lines = plan.framing_line + self._own_lines()
         self._relay(rest, answer_head(head, lines, withheld))
-        self.overhead_s += time.monotonic() - self.first_byte_s
+        self._end_first_turn()
+
+    def _end_first_turn(self) -> None:
+        """What the answer's head and what came with it have cost, if that was not all."""
+        if self.phase is not Phase.OVER:
+            self.overhead_s += time.monotonic() - self.first_byte_s
+        self.in_first_turn = False
 
     def answer_known(self, known: KnownAnswer, found: re.Match[bytes], rest: bytes) -> None:
         """A head that a template has recognised; only for clients that take it as it comes."""
+        if express.receive(self, known, found, rest):
+            return
         if known.length:
             self._begin_answer(known.head, LengthReader(int(found[known.length])), False)
             lines = self._own_lines()
@@ -465,7 +474,7 @@ class Exchange:
             self._begin_answer(known.head, ChunkReader(RAW), False)
             lines = CHUNKED_LINE + self._own_lines()
         self._relay(rest, known.format % (*found.groups(), lines))
-        self.overhead_s += time.monotonic() - self.first_byte_s
+        self._end_first_turn()
 
     def _takes_known_answers(self) -> bool:
         """HTTP/1.1, no browser's permissions to put in: what the upstream's head says, goes."""
@@ -475,6 +484,7 @@ class Exchange:
     def _begin_answer(self, head: AnswerHead, reader: BodyReader, ends_by_close: bool) -> None:
         assert self.connection is not None
         self.first_byte_s = time.monotonic()
+        self.in_first_turn = True
         self.answer, self.splice, self.phase = head, reader, Phase.ANSWERING
         self.replay = None
         self.status = head.status

@@ -11,15 +11,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from aigw.policy.routes import upstream_target
 from aigw.wire.gate import CREDENTIAL_FIELDS
 from aigw.wire.rewrite import request_format, start_of_request
-from aigw.wire.template import Recognised, Templates, request_shape
+from aigw.wire.template import Recognised, Shape, Templates, request_shape
 
 if TYPE_CHECKING:
     from aigw.policy import Route
     from aigw.policy.keys import Credential
     from aigw.proxy.exchange import Exchange
     from aigw.proxy.request import Request
+    from aigw.upstreams.group import Group
     from aigw.upstreams.member import Member
 
 # Start lines known for clients with a key, and for those without one: the second table is small
@@ -34,11 +36,14 @@ class KnownRequest(Recognised):
     __slots__ = (
         "_starts",
         "app",
+        "credential",
         "credentials",
         "facts",
         "format",
         "forwarded",
         "gateway_fields",
+        "group",
+        "is_plain",
         "length",
         "route",
         "user",
@@ -48,13 +53,15 @@ class KnownRequest(Recognised):
         self,
         facts: Request,
         route: Route,
-        form: bytes,
-        names: list[bytes],
-        own: frozenset[bytes],
+        group: Group,
+        shape: Shape,
+        withheld: tuple[frozenset[bytes], frozenset[bytes]],
     ):
         super().__init__()
         self.facts = facts
         self.route = route
+        self.group = group
+        form, own, names = request_format(facts.head, shape, withheld[0]), withheld[1], shape.names
         self.format = form
         self.gateway_fields = own
         groups = {name: number for number, name in enumerate(names, 1)}
@@ -63,16 +70,22 @@ class KnownRequest(Recognised):
         self.app = groups.get(b"x-app-id", 0)
         self.forwarded = groups.get(b"x-forwarded-for", 0)
         self.credentials = tuple((n, g) for n, g in groups.items() if n in CREDENTIAL_FIELDS)
+        # For the express lane: one key, nobody else's credential, no proxy in front to believe.
+        self.credential = self.credentials[0][1] if self.credentials else 0
+        passes_own = group.settings.credential_lines is None
+        self.is_plain = len(self.credentials) == 1 and not passes_own and not self.forwarded
         self._starts: dict[Member, bytes] = {}
 
     def credentials_in(self, found: re.Match[bytes]) -> list[Credential]:
         return [(name, found[group]) for name, group in self.credentials]
 
-    def head_for(self, member: Member, target: bytes, found: re.Match[bytes], own: bytes) -> bytes:
+    def head_for(self, member: Member, found: re.Match[bytes], own: bytes) -> bytes:
         """The head that goes to `member`, with the gateway's own credential lines."""
         start = self._starts.get(member)
         if start is None:
-            start = start_of_request(self.facts.method, target, member.settings.host_field)
+            facts, settings = self.facts, member.settings
+            target = upstream_target(self.route, settings.base_path, facts.path, facts.query)
+            start = start_of_request(facts.method, target, settings.host_field)
             self._starts[member] = start
         return self.format % (start, *found.groups(), own)
 
@@ -98,6 +111,6 @@ class KnownRequests:
         table = self._with_key if exchange.key is not None else self._without_key
         if not table.is_due(shape, now_s):
             return
-        withheld, own = exchange.withheld_credentials()
-        form = request_format(facts.head, shape, withheld)
-        table.learn(shape, KnownRequest(facts, facts.route, form, shape.names, own))
+        withheld = exchange.withheld_credentials()
+        group = exchange.services.group_of(facts.route)
+        table.learn(shape, KnownRequest(facts, facts.route, group, shape, withheld))

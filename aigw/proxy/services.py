@@ -45,6 +45,8 @@ class Services:
         self.draining = False  # answer what comes, and close
         self.retired = False  # admit nothing new
         self.policy_version = 0
+        self.in_flight = metrics.gauge("requests_in_flight")
+        self.accepted = metrics.counter("accepted_total")
         self.auth_success = metrics.counter("auth_success_total")
         self._request_prefix = b"req_" + os.urandom(6).hex().encode()
         self._request_count = 0
