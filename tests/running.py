@@ -38,7 +38,13 @@ class Process:
         self.folder = folder
         with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as err:
             self._popen = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environ, cwd=ROOT
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environ,
+                cwd=ROOT,
+                process_group=0,
             )
         self.pid = self._popen.pid
 
@@ -57,9 +63,13 @@ class Process:
         try:
             return self._popen.wait(STOP_S)
         except subprocess.TimeoutExpired:
-            self._popen.kill()
-            self._popen.wait()
+            self.kill()
             raise AssertionError(f"SIGTERM was not heeded:\n{self.stderr}") from None
+
+    def kill(self) -> None:
+        """At once, children included."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self._popen.wait()
 
 
 class RunningMock(Process):
@@ -108,8 +118,7 @@ class RunningGateway(Process):
                     return
             except TimeoutError:
                 continue
-        self._popen.kill()
-        self._popen.wait()
+        self.kill()
         raise AssertionError(f"the gateway did not start:\n{self.stderr}")
 
     @property
@@ -149,8 +158,10 @@ def running_mock(*, ledger: int = 0) -> Iterator[RunningMock]:
         mock = RunningMock(Path(folder), "--ledger", str(ledger))
         try:
             yield mock
-        finally:
-            status = mock.end()
+        except BaseException:
+            mock.kill()
+            raise
+        status = mock.end()
         assert (status, mock.stderr) == (0, "")
 
 
@@ -160,7 +171,9 @@ def running_gateway(config: str) -> Iterator[RunningGateway]:
         gateway = RunningGateway(Path(folder), config)
         try:
             yield gateway
-        finally:
-            status = gateway.end()
+        except BaseException:
+            gateway.kill()  # what is still running would only be drained, which takes its time
+            raise
+        status = gateway.end()
         assert status == 0, gateway.stderr
         assert not re.search(r"Traceback|internal error", gateway.stderr), gateway.stderr
