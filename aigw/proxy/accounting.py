@@ -38,10 +38,19 @@ def attempt_failed(exchange: Exchange, reason: str) -> None:
 
 def attempt_succeeded(exchange: Exchange) -> None:
     """One attempt has brought a whole answer; a 5xx is a failure of the upstream all the same."""
-    if exchange.status >= NOT_SUCCESS:
+    group, metrics = exchange.group, exchange.services.metrics
+    if exchange.status >= NOT_SUCCESS or group is None:
         _attempt(exchange, "upstream_failures_total", "status_5xx")
-    else:
-        _attempt(exchange, "upstream_success_total", "complete")
+        return
+    words = group.success_words
+    if words is None:
+        name, reason = group.settings.name, "complete"
+        words = group.success_words = (
+            metrics.counter("upstream_attempts_total", name, reason),
+            metrics.counter("upstream_success_total", name, reason),
+        )
+    metrics.words[words[0]] += 1
+    metrics.words[words[1]] += 1
 
 
 def _attempt(exchange: Exchange, outcome: str, reason: str) -> None:
@@ -82,33 +91,32 @@ def _count(exchange: Exchange, now_s: float) -> None:
 
 def record_of(exchange: Exchange, now_s: float) -> Record:
     """The access line's fields in the contract's order; None is what is not known."""
-    request, key, member = exchange.request, exchange.key, exchange.member
-    duration_s = now_s - exchange.started_s
-    record = Record(
-        time=_clock.text(exchange.began_at),
-        request_id=exchange.request_id.decode(),
-        client_ip=exchange.client_ip,
-        status=exchange.status,
-        error=exchange.error.word if exchange.error is not None else None,
-        upstream=exchange.group.settings.name if exchange.group is not None else None,
-        member=member.label if member is not None else None,
-        attempts=exchange.attempts,
-        bytes_in=exchange.body.payload_bytes,
-        bytes_out=exchange.bytes_out,
-        duration_ms=round(duration_s * 1000, 3),
-        overhead_us=round(exchange.overhead_s * 1e6),
-        stream=exchange.is_stream,
-    )
-    if exchange.first_byte_s >= 0:
-        record.ttfb_ms = round((exchange.first_byte_s - exchange.started_s) * 1000, 3)
-    if request is not None:
-        record.method = request.method_text
-        record.path = request.path_text
-        record.route = request.route.name if request.route is not None else None
+    request, key, member, group = exchange.request, exchange.key, exchange.member, exchange.group
+    started_s, first_byte_s = exchange.started_s, exchange.first_byte_s
+    route = request.route if request is not None else None
+    user = app = None
     if key is not None:
-        record.key = key.name
-        record.user = (
-            exchange.user.decode() if exchange.user else f"{key.name}:{exchange.client_ip}"
-        )
-        record.app = exchange.app.decode() if exchange.app else "default"
-    return record
+        user = exchange.user.decode() if exchange.user else f"{key.name}:{exchange.client_ip}"
+        app = exchange.app.decode() if exchange.app else "default"
+    return Record(
+        _clock.text(exchange.began_at),
+        exchange.request_id.decode(),
+        key.name if key is not None else None,
+        user,
+        app,
+        exchange.client_ip,
+        request.method_text if request is not None else "",
+        request.path_text if request is not None else "",
+        exchange.status,
+        exchange.error.word if exchange.error is not None else None,
+        route.name if route is not None else None,
+        group.settings.name if group is not None else None,
+        member.label if member is not None else None,
+        exchange.attempts,
+        exchange.body.payload_bytes,
+        exchange.bytes_out,
+        int((first_byte_s - started_s) * 1e6) / 1e3 if first_byte_s >= 0 else None,
+        int((now_s - started_s) * 1e6) / 1e3,
+        int(exchange.overhead_s * 1e6),
+        exchange.is_stream,
+    )

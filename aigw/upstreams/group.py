@@ -16,11 +16,13 @@ class Group:
     passive pause lasts.  A group's only member is tried even so.
     """
 
-    __slots__ = ("_credential_turn", "_turn", "members", "settings")
+    __slots__ = ("_credential_turn", "_turn", "members", "settings", "success_words")
 
     def __init__(self, settings: UpstreamPolicy, first_turn: int):
         self.settings = settings
         self.members = [Member(settings, member) for member in settings.members]
+        # Where the observer counts a success, once it has looked that up.
+        self.success_words: tuple[int, int] | None = None
         self._turn = first_turn  # workers begin at different members
         self._credential_turn = first_turn
 

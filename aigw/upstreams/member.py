@@ -25,6 +25,7 @@ class Member:
         "health_row",
         "idle",
         "inflight",
+        "is_tls",
         "label",
         "out_until_s",
         "pool_settings",
@@ -37,6 +38,7 @@ class Member:
         self.label = settings.label
         self.health_row = settings.health_row
         self.pool_settings = upstream.pool
+        self.is_tls = settings.scheme == "https"
         tls = None
         if settings.scheme == "https":
             tls = TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
@@ -60,14 +62,14 @@ class Member:
         return None
 
     def give_idle(self, connection: UpstreamConnection, now_s: float) -> None:
-        """Take back a connection whose last exchange ended cleanly."""
-        connection.leave()
+        """Take back a connection whose last exchange ended cleanly; its age is looked at later."""
+        connection.owner = None
         connection.idle_since_s = now_s
-        full = len(self.idle) >= self.pool_settings.idle_connections
-        if self.retired or full or not self._is_good(connection, now_s):
+        if self.retired or len(self.idle) >= self.pool_settings.idle_connections:
             connection.drop()
             return
-        self.connector.remember_session(connection.transport)
+        if self.is_tls:
+            self.connector.remember_session(connection.transport)
         self.idle.append(connection)
 
     def _is_good(self, connection: UpstreamConnection, now_s: float) -> bool:
