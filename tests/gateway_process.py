@@ -194,8 +194,9 @@ class GatewayProcess:
         return (self.folder / "err").read_text()
 
     def access(self, name: str = "access.log") -> list[dict[str, Any]]:
-        """The access log; each line must be whole."""
-        return [json.loads(line) for line in (self.folder / name).read_bytes().splitlines()]
+        """The access log; each line must be whole, but for a last one that is being written."""
+        whole, _, _ = (self.folder / name).read_bytes().rpartition(b"\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
     async def expect(self, pattern: str, times: int = 1) -> list[str]:
         """Wait until the log has so many matches; returns what they are (group 1 if there is)."""
