@@ -238,7 +238,8 @@ class GatewayProcess:
     @property
     def addresses(self) -> list[str]:
         """Where it listens for data, as it says itself."""
-        return re.findall(r"listening on (.*), admin on ", self.log)[0].split(", ")
+        (listed,) = re.findall(r"listening on (.*), admin on ", self.log)
+        return str(listed).split(", ")
 
     @property
     def address(self) -> tuple[str, int]:
