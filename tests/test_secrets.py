@@ -152,8 +152,12 @@ PROVOKED: dict[str, bytes] = {
 MALFORMED = [
     b"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer plain-S3CRET\r\n S3CRET\r\n\r\n",
     b"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer plain-S3CRET\x00\r\n\r\n",
+    b"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization : Bearer plain-S3CRET\r\n\r\n",
+    b"GET /v1/models HTTP/1.1\r\nHost: a\r\nAuthorization Bearer plain-S3CRET\r\n\r\n",
     b"GET /v1/models HTTP/1.1\nHost: a\nAuthorization: Bearer plain-S3CRET\n\n",
+    b"GET /v1?key=S3CRET HTTP/1.1 S3CRET\r\nHost: a\r\n\r\n",
     b"GET S3CRET HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"Authorization: Bearer plain-S3CRET\r\n\r\n",
     b"\x16\x03\x01\x02S3CRET\r\n\r\n",
     request(key=PLAIN, X_API_Key="a-S3CRET", x_api_key="b-S3CRET"),
     request(key=PLAIN, Content_Length="S3CRET"),
@@ -244,7 +248,7 @@ async def provoke(searched: Searched) -> None:
         await searched.ask_until(code, request("/scripted", key))
         holder.reset()  # client_closed
         await until_free(searched, request("/scripted/cut", key))
-    for path in ("/cut",):
+    for path in ("/cut", "/nonsense", "/echo"):
         await until_free(searched, request(f"/scripted{path}?S3CRET", PLAIN))
 
 

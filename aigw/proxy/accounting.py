@@ -5,6 +5,7 @@ Observation comes after relaying: nothing here writes to a client or an upstream
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from aigw.observe.access_log import Clock, Record, encode
 if TYPE_CHECKING:
     from aigw.proxy.exchange import Exchange
 
+logger = logging.getLogger("aigw")
 _clock = Clock()
 
 OTHER = "other"  # the label of what has no configured name
@@ -120,3 +122,12 @@ def record_of(exchange: Exchange, now_s: float) -> Record:
         int(exchange.overhead_s * 1e6),
         exchange.is_stream,
     )
+
+
+def log_fault(error: Exception) -> None:
+    """A fault of our own: one line that says where, and nothing that a client sent."""
+    where = error.__traceback__
+    while where is not None and where.tb_next is not None:
+        where = where.tb_next
+    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "nowhere"
+    logger.error("internal error at %s: %s", place, type(error).__name__)

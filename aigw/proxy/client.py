@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import socket
 import struct
 import termios
@@ -23,7 +22,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, cast
 
 from aigw.errors import Code
-from aigw.proxy import express
+from aigw.proxy import accounting, express
 from aigw.proxy.deadlines import LOOK_S, look
 from aigw.proxy.exchange import Exchange
 from aigw.proxy.refusal import Refusal
@@ -34,8 +33,6 @@ from aigw.wire.proxy_protocol import Incomplete, ProxyError, parse
 if TYPE_CHECKING:
     from aigw.proxy.known import KnownRequest
     from aigw.proxy.services import Services
-
-logger = logging.getLogger("aigw")
 
 LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
@@ -443,7 +440,7 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is not None:
             self.exchange.broke(error)
         else:
-            logger.error("internal error: %s", type(error).__name__)
+            accounting.log_fault(error)
             self.abort()
 
     def _linger_data(self, data: bytes) -> None:

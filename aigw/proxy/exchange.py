@@ -13,11 +13,9 @@ than what may have to be sent a second time, at most `limits.inspect_bytes`.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aigw.errors import Code
@@ -37,6 +35,7 @@ from aigw.proxy.refusal import (
     refusal_answer,
 )
 from aigw.proxy.request import Request
+from aigw.proxy.state import NO_FIELDS, ExchangeState
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import ConnectFailure
 from aigw.wire.framing import (
@@ -52,15 +51,11 @@ from aigw.wire.framing import (
 )
 from aigw.wire.gate import CREDENTIAL_FIELDS
 from aigw.wire.rewrite import answer_head, interim_head, request_head, start_of_request
+from aigw.wire.sse import ends_with_done
 
 if TYPE_CHECKING:
-    from aigw.memory import Bucket
-    from aigw.policy import Key, Route
-    from aigw.policy.keys import Credential
-    from aigw.proxy.client import ClientConnection
+    from aigw.policy import Route
     from aigw.proxy.known import KnownRequest
-    from aigw.proxy.services import Services
-    from aigw.upstreams.group import Group
     from aigw.upstreams.known import KnownAnswer
     from aigw.upstreams.member import Member
     from aigw.wire.head import AnswerHead, RequestHead
@@ -68,117 +63,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger("aigw")
 
 MAX_ATTEMPTS = 2
-NO_FIELDS: frozenset[bytes] = frozenset()
-NO_BODY = LengthReader(0)  # stands where no body was announced, and is never fed
 
 
-class Exchange:
-    """One request.  The fields stand in the order of the story."""
+class Exchange(ExchangeState):
+    """One request: what happens to it.  Its fields are in `state.py`."""
 
-    __slots__ = (  # noqa: RUF023 - in the order of the story
-        # for its whole life
-        "client",
-        "services",
-        "phase",
-        "request_id",
-        "started_s",
-        "began_at",
-        "touched_s",
-        "error",
-        "status",
-        # who asks for what
-        "request",
-        "known",
-        "found",
-        "credentials",
-        "withheld",
-        "client_ip",
-        "key",
-        "user",
-        "app",
-        "origin",
-        # what was taken and is given back in finish
-        "is_held",
-        "standing",
-        "member",
-        # the request's body
-        "body",
-        "body_length",
-        "held_up_s",
-        "replay",
-        "replay_bytes",
-        # the attempt
-        "group",
-        "tried",
-        "attempts",
-        "fresh_only",
-        "connecting",
-        "connection",
-        "sent_s",
-        # the answer
-        "answer",
-        "splice",
-        "keep_client",
-        "ends_by_close",
-        "first_byte_s",
-        "bytes_out",
-        "is_stream",
-        "last_piece",
-        "piece_before",
-        "client_is_full",
-        "unsent_bytes",
-        "in_first_turn",
-        "overhead_s",
-    )
-
-    def __init__(self, services: Services, client: ClientConnection, started_s: float):
-        self.client = client
-        self.services = services
-        self.phase = Phase.UPLOADING
-        self.request_id = services.new_request_id()
-        self.started_s = started_s
-        self.began_at = time.time()
-        self.touched_s = started_s
-        self.error: Code | None = None
-        self.status = 0
-        self.request: Request | None = None
-        self.known: KnownRequest | None = None
-        self.found: re.Match[bytes] | None = None
-        self.credentials: Sequence[Credential] = ()
-        self.withheld = NO_FIELDS
-        self.client_ip = client.peer_ip
-        self.key: Key | None = None
-        self.user: bytes | None = None
-        self.app: bytes | None = None
-        self.origin: bytes | None = None
-        self.is_held = False
-        self.standing: tuple[Bucket, float] | None = None
-        self.member: Member | None = None
-        self.body: BodyReader = NO_BODY
-        self.body_length = 0
-        self.held_up_s = 0.0
-        self.replay: list[bytes] | None = []
-        self.replay_bytes = 0
-        self.group: Group | None = None
-        self.tried: Sequence[Member] = ()
-        self.attempts = 0
-        self.fresh_only = False
-        self.connecting: asyncio.Task[None] | None = None
-        self.connection: UpstreamConnection | None = None
-        self.sent_s = 0.0
-        self.answer: AnswerHead | None = None
-        self.splice: BodyReader | None = None
-        self.keep_client = False
-        self.ends_by_close = False
-        self.first_byte_s = -1.0
-        self.bytes_out = 0
-        self.is_stream = False
-        self.last_piece = b""
-        self.piece_before = b""
-        self.client_is_full = False
-        self.unsent_bytes = 0
-        self.in_first_turn = False
-        self.overhead_s = 0.0
+    __slots__ = ()
 
     # ---- the request -----------------------------------------------------------------------------
 
@@ -241,6 +131,11 @@ class Exchange:
             return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)
         limits = self.services.limits
         code = limits.admit(key, route, group.settings, now_s)
+        if code is Code.RATE_LIMIT_EXCEEDED:
+            # A sibling that is ahead of our clock reading has let more run over than was there
+            # then: where a burst is short against the rate, a pause of ours looks like a refusal.
+            now_s = time.monotonic()
+            code = limits.admit(key, route, group.settings, now_s)
         if code is not None:
             return limit_refusal(code, key, limits, now_s)
         self.is_held = True
@@ -392,9 +287,8 @@ class Exchange:
         if self.replay:
             pieces += self.replay
         connection.transport.write(b"".join(pieces))
-        self.sent_s = time.monotonic()
         if self.attempts == 1 and connection.uses > 1:
-            self.overhead_s += self.sent_s - self.started_s
+            self.overhead_s += time.monotonic() - self.started_s
         if connection.uses == 1 or not self.facts.is_replayable:
             self.replay = None
         else:
@@ -649,11 +543,7 @@ class Exchange:
 
     def broke(self, error: Exception) -> None:
         """A fault of our own: say so, and go on serving the others."""
-        where = error.__traceback__
-        while where is not None and where.tb_next is not None:
-            where = where.tb_next
-        line = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "?"
-        logger.error("internal error at %s: %s", line, type(error).__name__)
+        accounting.log_fault(error)
         self.fail(Refusal(Code.INTERNAL_ERROR, "The gateway failed to handle this request."))
 
     def refuse_head(self, refusal: Refusal) -> None:
@@ -712,12 +602,3 @@ class Exchange:
             assert self.group is not None
             self.services.limits.give_back(self.key, self.group.settings)
         accounting.ended(self)
-
-
-CHUNK_EDGE = re.compile(rb"\r\n[0-9A-Fa-f]{1,15}\r\n")
-
-
-def ends_with_done(piece_before: bytes, last_piece: bytes) -> bool:
-    """Did the two last pieces of a stream bring `[DONE]`, be it over the edge of a chunk?"""
-    tail = piece_before[-64:] + last_piece[-256:]
-    return b"[DONE]" in tail or b"[DONE]" in CHUNK_EDGE.sub(b"", tail)

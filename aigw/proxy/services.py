@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from email.utils import formatdate
@@ -63,6 +64,7 @@ class Services:
         """Swap the policy; upstreams that it leaves as they were keep their connections."""
         self.policy = policy
         self.policy_version = version
+        logging.getLogger("aigw").setLevel(policy.log_level.upper())
         self.known = KnownRequests()  # what was settled under the old policy is forgotten
         self.trusted = TrustedProxies(policy.trusted_proxies)
         old = self._groups

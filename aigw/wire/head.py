@@ -123,6 +123,11 @@ def _triples(headers: h11._headers.Headers) -> list[Field]:
     ]
 
 
+def _unquoted(error: h11.RemoteProtocolError) -> str:
+    """What h11 says, without the bytes that it quotes: they may hold a secret."""
+    return str(error).partition(": b")[0]
+
+
 def read_request(head: bytes) -> RequestHead:
     """Read one complete request head, its blank line included.
 
@@ -134,7 +139,7 @@ def read_request(head: bytes) -> RequestHead:
     try:
         event = connection.next_event()
     except h11.RemoteProtocolError as error:
-        raise HeadError(str(error)) from None
+        raise HeadError(_unquoted(error)) from None
     if type(event) is not h11.Request:
         raise HeadError("incomplete request head")
     fields = _triples(event.headers)
@@ -189,7 +194,7 @@ class AnswerReader:
         try:
             return self._connection.next_event()
         except h11.RemoteProtocolError as error:
-            raise HeadError(str(error)) from None
+            raise HeadError(_unquoted(error)) from None
 
     def _keep_interim(self, event: h11.InformationalResponse) -> None:
         if event.status_code == 101:

@@ -1,0 +1,140 @@
+"""What an exchange knows, in the order of its story; what it does stands in `exchange.py`.
+
+All fields are set when it begins, so that whoever looks at an exchange (the sweeper, the record,
+the express lane) finds each of them, however early it ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from aigw.proxy.phase import Phase
+from aigw.wire.framing import BodyReader, LengthReader
+
+if TYPE_CHECKING:
+    from aigw.errors import Code
+    from aigw.memory import Bucket
+    from aigw.policy import Key
+    from aigw.policy.keys import Credential
+    from aigw.proxy.client import ClientConnection
+    from aigw.proxy.known import KnownRequest
+    from aigw.proxy.request import Request
+    from aigw.proxy.services import Services
+    from aigw.upstreams.connection import UpstreamConnection
+    from aigw.upstreams.group import Group
+    from aigw.upstreams.member import Member
+    from aigw.wire.head import AnswerHead
+
+NO_FIELDS: frozenset[bytes] = frozenset()
+NO_BODY = LengthReader(0)  # stands where no body was announced, and is never fed
+
+
+class ExchangeState:
+    """One request: who asks for what, what was taken for it, how far it has come."""
+
+    __slots__ = (  # noqa: RUF023 - in the order of the story
+        # for its whole life
+        "client",
+        "services",
+        "phase",
+        "request_id",
+        "started_s",
+        "began_at",
+        "touched_s",
+        "error",
+        "status",
+        # who asks for what
+        "request",
+        "known",
+        "found",
+        "credentials",
+        "withheld",
+        "client_ip",
+        "key",
+        "user",
+        "app",
+        "origin",
+        # what was taken and is given back in finish
+        "is_held",
+        "standing",
+        "member",
+        # the request's body
+        "body",
+        "body_length",
+        "held_up_s",
+        "replay",
+        "replay_bytes",
+        # the attempt
+        "group",
+        "tried",
+        "attempts",
+        "fresh_only",
+        "connecting",
+        "connection",
+        # the answer
+        "answer",
+        "splice",
+        "keep_client",
+        "ends_by_close",
+        "first_byte_s",
+        "bytes_out",
+        "is_stream",
+        "last_piece",
+        "piece_before",
+        "client_is_full",
+        "unsent_bytes",
+        "in_first_turn",
+        "overhead_s",
+    )
+
+    def __init__(self, services: Services, client: ClientConnection, started_s: float):
+        self.client = client
+        self.services = services
+        self.phase = Phase.UPLOADING
+        self.request_id = services.new_request_id()
+        self.started_s = started_s
+        self.began_at = time.time()
+        self.touched_s = started_s
+        self.error: Code | None = None
+        self.status = 0
+        self.request: Request | None = None
+        self.known: KnownRequest | None = None
+        self.found: re.Match[bytes] | None = None
+        self.credentials: Sequence[Credential] = ()
+        self.withheld = NO_FIELDS
+        self.client_ip = client.peer_ip
+        self.key: Key | None = None
+        self.user: bytes | None = None
+        self.app: bytes | None = None
+        self.origin: bytes | None = None
+        self.is_held = False
+        self.standing: tuple[Bucket, float] | None = None
+        self.member: Member | None = None
+        self.body: BodyReader = NO_BODY
+        self.body_length = 0
+        self.held_up_s = 0.0
+        self.replay: list[bytes] | None = []
+        self.replay_bytes = 0
+        self.group: Group | None = None
+        self.tried: Sequence[Member] = ()
+        self.attempts = 0
+        self.fresh_only = False
+        self.connecting: asyncio.Task[None] | None = None
+        self.connection: UpstreamConnection | None = None
+        self.answer: AnswerHead | None = None
+        self.splice: BodyReader | None = None
+        self.keep_client = False
+        self.ends_by_close = False
+        self.first_byte_s = -1.0
+        self.bytes_out = 0
+        self.is_stream = False
+        self.last_piece = b""
+        self.piece_before = b""
+        self.client_is_full = False
+        self.unsent_bytes = 0
+        self.in_first_turn = False
+        self.overhead_s = 0.0
