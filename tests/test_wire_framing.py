@@ -88,6 +88,20 @@ def test_chunks_at_every_cut(body: tuple[bytes, bytes], cuts: list[int], after: 
     assert h11_payload(wire) == (payload, True)
 
 
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=6))
+def test_a_chunk_a_read(chunks: list[bytes]) -> None:
+    raw = ChunkReader(RAW)
+    for chunk in chunks:
+        wire = b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        assert raw.feed(wire) == wire
+    assert raw.payload_bytes == sum(map(len, chunks))
+    assert not raw.done
+    assert raw.feed(b"0\r\n\r\n") == b"0\r\n\r\n"
+    assert raw.done
+    with pytest.raises(FramingError):
+        ChunkReader(RAW).feed(b"3\r\nabcxx")
+
+
 @given(chunked_bodies(), CUTS)
 def test_framed_anew_it_is_the_same_body(body: tuple[bytes, bytes], cuts: list[int]) -> None:
     wire, payload = body

@@ -416,16 +416,12 @@ class Exchange(ExchangeState):
         assert splice is not None
         try:
             piece = splice.feed(data)
-        except FramingError as error:
-            if head:
-                self.client.write(head)
-            self._truncated(f"framing: {error}")
+        except FramingError:
+            self.client.transport.write(head)
+            self._truncated()
             return
-        if head:
-            self.client.write(head + piece)
-        elif piece:
-            self.client.write(piece)
-        if piece:
+        if head or piece:
+            self.client.transport.write(head + piece if head else piece)
             self.bytes_out += len(piece)
             self.piece_before, self.last_piece = self.last_piece, piece
         if splice.done:
@@ -452,8 +448,8 @@ class Exchange(ExchangeState):
             return
         try:
             tail = self.splice.finish()
-        except FramingError as error:
-            self._truncated(str(error))
+        except FramingError:
+            self._truncated()
             return
         if tail:
             self.client.write(tail)
@@ -463,7 +459,7 @@ class Exchange(ExchangeState):
         if self.splice is None:
             self._lost_before_answer(why)
         else:
-            self._truncated(why)
+            self._truncated()
 
     def answer_malformed(self, why: str) -> None:
         accounting.attempt_failed(self, "malformed")
@@ -489,7 +485,7 @@ class Exchange(ExchangeState):
         self.finish(None)
         self.client.answer_complete(self.keep_client)
 
-    def _truncated(self, why: str) -> None:
+    def _truncated(self) -> None:
         """The answer was cut: the client must see it cut."""
         accounting.attempt_failed(self, "truncated")
         self.break_off(Code.UPSTREAM_TRUNCATED)
