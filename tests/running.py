@@ -56,6 +56,10 @@ class Process:
     def stderr(self) -> str:
         return (self.folder / "stderr").read_text(errors="replace")
 
+    def wait(self) -> int:
+        """The exit status of a process that was told to end by other means."""
+        return self._popen.wait(STOP_S)
+
     def end(self) -> int:
         """SIGTERM, and the exit status; a process that does not heed it is killed."""
         if self._popen.poll() is None:
