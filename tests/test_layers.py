@@ -89,6 +89,7 @@ def test_pure_rooms_do_not_touch_the_world() -> None:
 
 def test_importing_does_nothing() -> None:
     """`import aigw` loads no other module of the package, let alone an event loop."""
-    code = "import sys, aigw; print([m for m in sys.modules if m.startswith('aigw.') or m == 'uvloop'])"
+    loaded = "[m for m in sys.modules if m.startswith('aigw.') or m == 'uvloop']"
+    code = f"import sys, aigw; print({loaded})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
