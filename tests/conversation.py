@@ -11,6 +11,7 @@ A script is a coroutine function that gets a `Peer` for each connection that the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
@@ -33,6 +34,11 @@ from aigw.policy.limits import Limits
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.deadlines import Sweeper
 from aigw.proxy.services import Services
+from aigw.upstreams.connection import UpstreamConnection
+from aigw.upstreams.connector import ConnectFailure
+
+# Open a connection to each member before the first request; see `both_ways` in conftest.py.
+WARM = False
 
 T = TypeVar("T")
 PATIENCE_S = 10.0
@@ -337,7 +343,20 @@ class Gateway:
         )
         self.port = self._server.sockets[0].getsockname()[1]
         self._clients: list[Peer] = []
+        if WARM:
+            await self._warm_up()
         return self
+
+    async def _warm_up(self) -> None:
+        """An idle connection to each member that can be reached at once; it counts as unused."""
+        for group in self.services.groups():
+            for member in group.members:
+                with contextlib.suppress(ConnectFailure):
+                    now_s = time.monotonic()
+                    connection = await member.connector.connect(
+                        lambda member=member, now_s=now_s: UpstreamConnection(member, now_s), 0.2
+                    )
+                    member.give_idle(connection, now_s)
 
     def _append(self, line: bytes) -> None:
         self.records.append(orjson.loads(line))

@@ -288,6 +288,7 @@ class _Conversation:
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 await self._leave()
                 return
+            self._method = ""
             self._http.start_next_cycle()
 
     async def _question(self) -> Question | None:

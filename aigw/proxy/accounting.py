@@ -81,7 +81,7 @@ def ended(exchange: Exchange) -> None:
 def _count(exchange: Exchange, now_s: float) -> None:
     metrics, request, started_s = exchange.services.metrics, exchange.request, exchange.started_s
     route = request.route.name if request is not None and request.route is not None else OTHER
-    upstream = exchange.group.settings.name if exchange.attempts and exchange.group else OTHER
+    upstream = exchange.group.settings.name if exchange.group is not None else OTHER
     ttfb_s = exchange.first_byte_s - started_s if exchange.first_byte_s >= 0 else -1.0
     metrics.finish(route, upstream, exchange.status, now_s - started_s, ttfb_s)
     if exchange.overhead_s:

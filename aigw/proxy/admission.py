@@ -161,6 +161,10 @@ def admit(exchange: Exchange, questions: Iterable[Callable[[Exchange], Ending]])
     return None
 
 
+def is_unauthenticated(ending: Ending) -> bool:
+    return isinstance(ending, Refusal) and ending.code.status == 401
+
+
 def client_of(exchange: Exchange, forwarded: list[bytes]) -> str:
     """Who the client is: the peer, or whom a trusted proxy names in X-Forwarded-For."""
     peer_ip, trusted = exchange.client.peer_ip, exchange.services.trusted

@@ -397,7 +397,7 @@ class ClientConnection(asyncio.Protocol):
         if self._state is State.HEAD and self._pending and not self._is_full:
             data = bytes(self._pending)
             self._pending.clear()
-            self._head_data(data)
+            self.data_received(data)
 
     def break_off(self, reset: bool) -> None:
         """End a half answer; `reset` where a FIN would look like its end."""

@@ -24,7 +24,15 @@ from aigw.policy.keys import credentials_in, gateway_fields
 from aigw.policy.limits import standing_lines
 from aigw.policy.routes import upstream_target
 from aigw.proxy import accounting, express
-from aigw.proxy.admission import KNOWN_QUESTIONS, QUESTIONS, Ending, admit, client_of, too_large
+from aigw.proxy.admission import (
+    KNOWN_QUESTIONS,
+    QUESTIONS,
+    Ending,
+    admit,
+    client_of,
+    is_unauthenticated,
+    too_large,
+)
 from aigw.proxy.deadlines import LOOK_S
 from aigw.proxy.phase import Phase
 from aigw.proxy.refusal import (
@@ -81,7 +89,8 @@ class Exchange(ExchangeState):
         self.body = ChunkReader(REFRAMED) if head.is_chunked else LengthReader(head.body_length)
         accounting.began(self)
         ending = admit(self, QUESTIONS)
-        self.services.known.consider(self, raw, self.started_s)
+        if self.key is not None or is_unauthenticated(ending):
+            self.services.known.consider(self, raw, not is_unauthenticated(ending))
         self._proceed(ending, rest, head.expects_continue)
 
     def begin_known(self, known: KnownRequest, found: re.Match[bytes], rest: bytes) -> bool:
@@ -95,15 +104,15 @@ class Exchange(ExchangeState):
             if own != known.gateway_fields:
                 return False
         self.request, self.known, self.found = known.facts, known, found
-        if known.user:
-            self.user = found[known.user]
-        if known.app:
-            self.app = found[known.app]
         self.client_ip = client_of(self, [found[known.forwarded]] if known.forwarded else [])
         self.body_length = int(found[known.length]) if known.length else 0
         self.body = LengthReader(self.body_length)
         accounting.began(self)
-        self._proceed(admit(self, KNOWN_QUESTIONS), rest, False)
+        ending = admit(self, KNOWN_QUESTIONS)
+        if not is_unauthenticated(ending):
+            self.user = found[known.user] if known.user else None
+            self.app = found[known.app] if known.app else None
+        self._proceed(ending, rest, False)
         return True
 
     def _proceed(self, ending: Ending, rest: bytes, expects_continue: bool) -> None:
@@ -126,7 +135,7 @@ class Exchange(ExchangeState):
         self.group = group = self.services.group_of(route)
         if self.known is None:
             self.withheld, _ = self.withheld_credentials()
-        if group.choose(now_s, self.services.is_member_out) is None:
+        if not group.has_member(now_s, self.services.is_member_out):
             wait_s = group.next_in_s(now_s)
             return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)
         limits = self.services.limits
@@ -224,6 +233,7 @@ class Exchange(ExchangeState):
             self.fail(Refusal(Code.UPSTREAM_ERROR, "No upstream could be reached."))
             return
         self.attempts += 1
+        self.group.next_turn()
         self._use(member)
         if not self.body.done and self.phase is Phase.UPLOADING:
             self._wait(LOOK_S)

@@ -54,6 +54,7 @@ def send(
     if limits.admit(key, route, group.settings, now_s) is not None:
         member.idle.append(connection)
         return None
+    group.next_turn()
 
     exchange = client.new_exchange(now_s)
     exchange.request, exchange.known, exchange.found = known.facts, known, found
@@ -102,6 +103,8 @@ def receive(exchange: Exchange, known: KnownAnswer, found: re.Match[bytes], rest
     exchange.status, exchange.bytes_out = known.head.status, len(rest)
     exchange.is_stream = known.head.is_stream
     exchange.connection = None
+    if exchange.client_is_full:  # that write filled it, and paused the upstream
+        connection.transport.resume_reading()
     connection.note_keep_alive(known.head)
     connection.member.give_idle(connection, now_s)
     accounting.attempt_succeeded(exchange)

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from aigw.upstreams.group import Group
     from aigw.upstreams.member import Member
 
-# Start lines known for clients with a key, and for those without one: the second table is small
-# and apart, so that nobody without a key can push out what the others need.
-MAX_LINES = 256
-MAX_LINES_WITHOUT_KEY = 8
+# Shapes known for clients with a good key, and for those without: the second table is small and
+# apart, so that nobody without a key can push out what the others need.
+MAX_SHAPES = 256
+MAX_SHAPES_WITHOUT_KEY = 16
+# A start line is literal, so a query that may hold a secret or differ each time is not learned.
+PLAIN_QUERY = re.compile(rb"(?:\?(?:(?:api-version|alt|beta)=[\w.-]*&?)*)?")
 
 
 class KnownRequest(Recognised):
@@ -73,7 +75,12 @@ class KnownRequest(Recognised):
         # For the express lane: one key, nobody else's credential, no proxy in front to believe.
         self.credential = self.credentials[0][1] if self.credentials else 0
         passes_own = group.settings.credential_lines is None
-        self.is_plain = len(self.credentials) == 1 and not passes_own and not self.forwarded
+        self.is_plain = (
+            len(self.credentials) == 1
+            and not passes_own
+            and not self.forwarded
+            and not facts.is_head
+        )
         self._starts: dict[Member, bytes] = {}
 
     def credentials_in(self, found: re.Match[bytes]) -> list[Credential]:
@@ -96,21 +103,28 @@ class KnownRequests:
     __slots__ = ("_with_key", "_without_key")
 
     def __init__(self) -> None:
-        self._with_key: Templates[KnownRequest] = Templates(MAX_LINES)
-        self._without_key: Templates[KnownRequest] = Templates(MAX_LINES_WITHOUT_KEY)
+        self._with_key: Templates[KnownRequest] = Templates(MAX_SHAPES)
+        self._without_key: Templates[KnownRequest] = Templates(MAX_SHAPES_WITHOUT_KEY)
 
     def find(self, data: bytes) -> tuple[KnownRequest, re.Match[bytes]] | None:
         return self._with_key.find(data) or self._without_key.find(data)
 
-    def consider(self, exchange: Exchange, raw: bytes, now_s: float) -> None:
+    def consider(self, exchange: Exchange, raw: bytes, is_authenticated: bool) -> None:
         """Learn the shape of a request that has passed the questions about it, if it is due."""
         facts = exchange.facts
-        shape = request_shape(facts.head, raw)
-        if shape is None or facts.route is None or facts.route.cors_origins:
+        if (
+            facts.route is None
+            or facts.route.cors_origins
+            or not PLAIN_QUERY.fullmatch(facts.query)
+        ):
             return
-        table = self._with_key if exchange.key is not None else self._without_key
-        if not table.is_due(shape, now_s):
+        group = exchange.services.group_of(facts.route)
+        own_field = group.settings.credential_field
+        if own_field in facts.head.known and own_field not in CREDENTIAL_FIELDS:
+            return  # somebody's secret, and not in a group
+        shape = request_shape(facts.head, raw)
+        table = self._with_key if is_authenticated else self._without_key
+        if shape is None or not table.is_due(shape, exchange.started_s):
             return
         withheld = exchange.withheld_credentials()
-        group = exchange.services.group_of(facts.route)
         table.learn(shape, KnownRequest(facts, facts.route, group, shape, withheld))

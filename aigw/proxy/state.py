@@ -106,7 +106,7 @@ class ExchangeState:
         self.found: re.Match[bytes] | None = None
         self.credentials: Sequence[Credential] = ()
         self.withheld = NO_FIELDS
-        self.client_ip = client.peer_ip
+        self.client_ip = client.peer_ip or "unix"
         self.key: Key | None = None
         self.user: bytes | None = None
         self.app: bytes | None = None

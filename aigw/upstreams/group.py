@@ -26,10 +26,17 @@ class Group:
         self._turn = first_turn  # workers begin at different members
         self._credential_turn = first_turn
 
+    def has_member(self, now_s: float, is_out: Callable[[int], bool]) -> bool:
+        """Is there anybody to ask?"""
+        return self.choose(now_s, is_out) is not None
+
     def choose(
         self, now_s: float, is_out: Callable[[int], bool], tried: Collection[Member] = ()
     ) -> Member | None:
-        """A member that is in and not yet tried; None where there is none."""
+        """A member that is in and not yet tried; None where there is none.
+
+        Who asks it calls `next_turn`, so that looking alone moves nobody's turn.
+        """
         if len(self.members) == 1 and not tried:
             return self.members[0]
         candidates = [
@@ -39,8 +46,10 @@ class Group:
         ]
         if not candidates:
             return None
-        self._turn += 1
         return choose(candidates, self.settings.balance, self._turn)
+
+    def next_turn(self) -> None:
+        self._turn += 1
 
     def next_in_s(self, now_s: float) -> float:
         """How long until a member may come back, as far as this worker can know."""

@@ -6,8 +6,8 @@ from aigw.wire.head import AnswerHead
 from aigw.wire.rewrite import answer_format
 from aigw.wire.template import Recognised, Shape, Templates, answer_shape
 
-# Status lines known for one member.
-MAX_LINES = 16
+# Shapes known for one member.
+MAX_SHAPES = 32
 # A refused credential is looked at closely each time (`exchange.answer_started`).
 LOOKED_AT = frozenset({401, 403})
 
@@ -32,7 +32,7 @@ class KnownAnswers(Templates[KnownAnswer]):
     """One member's templates of answers."""
 
     def __init__(self) -> None:
-        super().__init__(MAX_LINES)
+        super().__init__(MAX_SHAPES)
 
     def consider(self, head: AnswerHead, raw: bytes, now_s: float) -> None:
         """Learn the shape of an accepted head, if it is worth it."""
