@@ -14,10 +14,10 @@ Beside the pattern stands a `%`-format of the head for the other side, made by `
 same accepted head, with `%b` where a group's octets go on and `%.0b` where they do not.
 
 Recognising costs about 1 µs and writing anew 1 µs, where h11 and the tables cost 120 µs.  Making a
-template costs 1 ms for a head of 1 KiB and 5 ms for the longest, so it is made only for a shape that was seen `SEEN_BEFORE` times, at most
-one in `BUILD_PAUSE_S`, and `Templates` keeps a bounded number: a client that varies its heads on
-purpose pays h11 and makes nobody else pay more.  No template holds a secret: the values of
-credential fields are groups.
+template costs 1 ms for a head of 1 KiB and 5 ms for the longest, so it is made only for a shape
+that was seen `SEEN_BEFORE` times, at most one in `BUILD_PAUSE_S`, and `Templates` keeps a bounded
+number: a client that varies its heads on purpose pays h11 and makes nobody else pay more.  No
+template holds a secret: the values of credential fields are groups.
 """
 
 from __future__ import annotations
