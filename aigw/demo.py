@@ -133,8 +133,8 @@ def run_demo(once: bool = False) -> int:
         _say(next_steps(demo))
         if once or not sys.stdin.isatty():
             return 0
-        _say("Serving until Ctrl-C.")
         with contextlib.suppress(KeyboardInterrupt):
+            _say("Serving until Ctrl-C.")
             return gateway.wait()
         _say("")
     return 0

@@ -525,8 +525,8 @@ def test_several_addresses_one_of_them_a_unix_socket() -> None:
                 assert len(gateway.addresses) == len(addresses)
                 for address in gateway.addresses:
                     assert (await gateway.ask(where=address)).status == 200
-                clients = [record["client_ip"] for record in await lines(gateway, len(addresses))]
-                assert clients == ["127.0.0.1", "unix", *(["::1"] if six else [])]
+                clients = {record["client_ip"] for record in await lines(gateway, len(addresses))}
+                assert clients == {"127.0.0.1", "unix", *(["::1"] if six else [])}
                 async with GatewayProcess(
                     listening(text, "unix:FOLDER/other").replace(
                         "FOLDER/data", f"{gateway.folder}/data"
