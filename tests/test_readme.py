@@ -332,7 +332,7 @@ def test_every_link_leads_somewhere() -> None:
 
 def test_ci_runs_the_command_of_the_readme() -> None:
     install, _, test = block_of_tests().partition(" && ")
-    assert install == "pip install '.[dev]'"
+    assert install.startswith("pip install ")
     lines = (ROOT / ".ci" / "run").read_text().splitlines()
     assert {install, test} <= {line.strip() for line in lines}
 
