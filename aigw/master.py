@@ -172,7 +172,6 @@ def _publish_first_policy(settings: Settings, memory: Memory) -> None:
         for upstream in load_policy(blob).upstreams
         if any(member.scheme == "https" for member in upstream.members)
     )
-    memory.control.started_at = int(time.time())
     memory.policy.publish(blob)
 
 
@@ -555,7 +554,6 @@ class Master:
         policy = self._policy()
         log.info("stopping: draining for at most %g s", policy.drain_delay_s + policy.drain_s)
         self._notifier.stopping()
-        self._memory.control.draining_since_ns = time.monotonic_ns()
         self._memory.control.draining = 1
         self._phase = Phase.UNREADY
         self._phase_ends_s = self._now_s + policy.drain_delay_s

@@ -74,7 +74,6 @@ class Worker:
         self.metrics = WorkerMetrics(CounterRegion(child.memory, child.index))
         self._line = b""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._next_sweep_s = 0.0
 
     async def serve(self) -> None:
         version, blob = self.memory.policy.read()
@@ -140,8 +139,6 @@ class Worker:
         """Tell the others how it stands here, and follow the policy."""
         row, services = self.row, self.services
         row.heartbeat_ns = time.monotonic_ns()
-        row.lag_us = max(0, round((now_s - self._next_sweep_s) * 1e6)) if self._next_sweep_s else 0
-        self._next_sweep_s = now_s + 0.25
         services.follow_policy()
         row.acked_version = services.policy_version
         if services.retired and not self.stop.is_set():

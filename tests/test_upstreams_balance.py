@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigw.upstreams.balance import RULES, choose, usable
+from aigw.upstreams.balance import RULES, choose
 
 
 @dataclass
@@ -64,15 +64,3 @@ def test_least_inflight_keeps_the_load_level(size: int, ended: list[int]) -> Non
         choose(members, "least_inflight", turn).inflight += 1
         load = [member.inflight for member in members]
         assert max(load) - min(load) <= 1
-
-
-def test_those_that_are_out_are_left_out() -> None:
-    members = members_of([0, 0, 0])
-    assert [member.name for member in usable(members, lambda member: member.name == 1)] == [0, 2]
-    assert list(usable(members, lambda member: True)) == []
-
-
-def test_an_only_member_is_always_asked() -> None:
-    members = members_of([7])
-    assert usable(members, lambda member: True) == members
-    assert choose(members, "least_inflight", 3) is members[0]

@@ -6,10 +6,10 @@ that a load or a store is one instruction and can't tear, and **every word has o
 
 | region      | what                                       | its only writer                      |
 |-------------|--------------------------------------------|--------------------------------------|
-| control     | draining(_since_ns), started_at, used      | master                               |
+| control     | draining, used                             | master                               |
 |             | high water and generation of the rows      | the compiler (see below)             |
 | workers     | pid, socket_index, life                    | master                               |
-|             | heartbeat_ns, acked_version, state, lag_us | the worker; the master while none is |
+|             | heartbeat_ns, acked_version, state         | the worker; the master while none is |
 | row headers | state, freed version, digest of identity   | the compiler                         |
 | bucket rows | rate, burst, epoch, lack                   | the compiler, before others see it   |
 |             | `c_i`, `w_i`                               | worker i                             |

@@ -47,13 +47,11 @@ class Control(WordRow):
     __slots__ = ()
 
     draining = Word(0)  # 1 from SIGTERM on: readiness answers 503
-    draining_since_ns = Word(1)
-    started_at = Word(2)  # Unix time in seconds
-    used = Word(3)  # worker indexes below this one were in use at some time
-    row_high_water = Word(4)  # rows below this one were in use at some time
-    row_generation = Word(5)  # grows with every change of the rows
-    policy_version = Word(6)
-    policy_published_at_ns = Word(7)
+    used = Word(1)  # worker indexes below this one were in use at some time
+    row_high_water = Word(2)  # rows below this one were in use at some time
+    row_generation = Word(3)  # grows with every change of the rows
+    policy_version = Word(4)
+    policy_published_at_ns = Word(5)
 
 
 class WorkerState(IntEnum):
@@ -76,10 +74,9 @@ class WorkerRow(WordRow):
     heartbeat_ns = Word(3)
     acked_version = Word(4)  # it admits nothing under an older policy any more
     state = Word(5)  # a WorkerState
-    lag_us = Word(6)  # how late its loop runs
 
     def clear(self) -> None:
         """Make the index free again.  The state last: with it the index may be taken."""
-        for field in ("pid", "socket_index", "life", "heartbeat_ns", "acked_version", "lag_us"):
+        for field in ("pid", "socket_index", "life", "heartbeat_ns", "acked_version"):
             setattr(self, field, 0)
         self.state = WorkerState.FREE

@@ -1,6 +1,6 @@
 """Which member of an upstream gets the next request.  Pure: members and a turn in, a member out.
 
-Not here: who is healthy (`health` tells through `out`), and what happens when the member fails.
+Not here: who is healthy (`group.py` asks only for those), and what happens when a member fails.
 
 The idea: a rule is a function in a table.  `turn` is a number that the caller counts up by one
 with each choice; workers should start it at different values (their index does), lest all of them
@@ -9,7 +9,7 @@ begin with the same member.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 
@@ -22,16 +22,6 @@ class Member(Protocol):
 
 
 M = TypeVar("M", bound=Member)
-
-
-def usable(members: Sequence[M], out: Callable[[M], bool]) -> Sequence[M]:
-    """The members to choose from: those that are not out.
-
-    An only member is always one of them: out or not, asking it is the best that can be done.
-    """
-    if len(members) == 1:
-        return members
-    return [member for member in members if not out(member)]
 
 
 def choose(members: Sequence[M], rule: str, turn: int) -> M:
