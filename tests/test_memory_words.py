@@ -22,7 +22,7 @@ def test_every_field_has_a_word_of_its_own() -> None:
             number += 1
             setattr(row, name, number)
             expected[id(row), name] = number
-    assert len(expected) == 7 + 8 * 7
+    assert len(expected) == 5 + 8 * 6
     for row, kind in rows:
         for name in fields(kind):
             if name != "used":
@@ -43,5 +43,5 @@ def test_clear_frees_an_index() -> None:
         setattr(row, name, 7)
     row.state = WorkerState.DRAINING
     row.clear()
-    assert [getattr(row, name) for name in fields(WorkerRow)] == [0] * 7
+    assert [getattr(row, name) for name in fields(WorkerRow)] == [0] * 6
     assert row.state == WorkerState.FREE
