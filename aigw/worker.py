@@ -23,6 +23,7 @@ from aigw.observe.access_log import AccessLog
 from aigw.observe.metrics import WorkerMetrics
 from aigw.policy import load_policy
 from aigw.policy.limits import Limits
+from aigw.proxy import accounting
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.deadlines import Sweeper
 from aigw.proxy.refusal import Refusal
@@ -197,5 +198,7 @@ class Worker:
         logger.warning("drain time is over: %d connections cut", len(self.services.connections))
         for client in tuple(self.services.connections):
             if client.exchange is not None:
+                if client.exchange.attempts:
+                    accounting.attempt_abandoned(client.exchange, "shutting_down")
                 client.exchange.fail(Refusal(Code.SHUTTING_DOWN, "The gateway shuts down.", 1.0))
             client.abort()

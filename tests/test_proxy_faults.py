@@ -540,6 +540,28 @@ def test_draining_answers_and_closes() -> None:
     converse(conversation())
 
 
+def test_a_fault_in_the_sweep_harms_one_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def conversation() -> None:
+        async with Upstream(silent) as upstream, Gateway(toml(upstream)) as gateway:
+
+            def broken(*_: object) -> None:
+                raise RuntimeError("a bug")
+
+            monkeypatch.setattr("aigw.proxy.client.look", broken)
+            client, other = await gateway.client(), await gateway.client()
+            await client.send(POST)
+            while not any(peer.received for peer in upstream.peers):
+                await asyncio.sleep(0.005)
+            for connection in gateway.services.connections:
+                if connection.exchange is not None:
+                    connection.deadline_s = 0.0
+            assert (await client.answer()).code == "internal_error"
+            await other.send(GET.replace(b"/v1/models", b"/health"))
+            assert (await other.answer()).status == 200
+
+    converse(conversation())
+
+
 def test_a_fault_of_our_own_is_told_and_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     async def conversation() -> None:
         async with Upstream(answering(ok())) as upstream, Gateway(toml(upstream)) as gateway:

@@ -16,6 +16,8 @@ TAILS = [
     (b"9\r\n\ndata: [D", b"\r\n6\r\nONE]\n\n\r\n", True),
     (b"9\r\n\ndata: [D\r\n", b"6\r\nONE]\n\n\r\n", True),
     (b"", b"data: {}\n\n", False),
+    (b"", b'data: {"text": "the mark is [DONE]"}\n\n', False),
+    (b"", b'44\r\nevent: message_stop\ndata: {"type":"message_stop"}\n\n\r\n', True),
     (b"", b"", False),
 ]
 

@@ -95,13 +95,13 @@ METRICS: tuple[Row, ...] = (
     Row(
         "upstream_attempts_total",
         "counter",
-        "Attempts at an upstream, by why each was made.",
+        "Attempts at an upstream, by how each ended.",
         ATTEMPT_LABELS,
     ),
     Row(
         "upstream_success_total",
         "counter",
-        "Attempts that brought a complete answer, by why each was made.",
+        "Attempts that brought a complete answer.",
         ATTEMPT_LABELS,
     ),
     Row(

@@ -78,7 +78,6 @@ class UpstreamPolicy(Struct, frozen=True):
     """One upstream.  `credential_lines` rotate; None = the client's own credential passes."""
 
     name: str
-    dialect: str
     members: tuple[Member, ...]
     credential_lines: tuple[bytes, ...] | None
     credential_field: bytes
@@ -269,7 +268,6 @@ class Compiler:
             in_use_row = self.memory.rows.allot("held", f"upstream\0{u.name}")
         return UpstreamPolicy(
             name=u.name,
-            dialect=u.dialect,
             members=tuple(self._member(u, url) for url in u.urls),
             credential_lines=lines,
             credential_field=header.lower().encode(),

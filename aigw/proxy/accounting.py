@@ -38,6 +38,11 @@ def attempt_failed(exchange: Exchange, reason: str) -> None:
     _attempt(exchange, "upstream_failures_total", reason)
 
 
+def attempt_abandoned(exchange: Exchange, reason: str) -> None:
+    """One attempt was ended by us or the client: neither success nor failure of the upstream."""
+    _attempt(exchange, None, reason)
+
+
 def attempt_succeeded(exchange: Exchange) -> None:
     """One attempt has brought a whole answer; a 5xx is a failure of the upstream all the same."""
     group, metrics = exchange.group, exchange.services.metrics
@@ -55,13 +60,14 @@ def attempt_succeeded(exchange: Exchange) -> None:
     metrics.words[words[1]] += 1
 
 
-def _attempt(exchange: Exchange, outcome: str, reason: str) -> None:
+def _attempt(exchange: Exchange, outcome: str | None, reason: str) -> None:
     if exchange.group is None:
         return
     metrics = exchange.services.metrics
     name = exchange.group.settings.name
     metrics.words[metrics.counter("upstream_attempts_total", name, reason)] += 1
-    metrics.words[metrics.counter(outcome, name, reason)] += 1
+    if outcome is not None:
+        metrics.words[metrics.counter(outcome, name, reason)] += 1
 
 
 def ended(exchange: Exchange) -> None:
@@ -72,6 +78,8 @@ def ended(exchange: Exchange) -> None:
         exchange.status = Code.CLIENT_CLOSED.status
     if exchange.in_first_turn:
         exchange.overhead_s += now_s - exchange.first_byte_s
+    elif not exchange.attempts:  # an answer of our own: all of it was ours
+        exchange.overhead_s = now_s - exchange.started_s
     _count(exchange, now_s)
     log = services.log
     if log.enabled:

@@ -56,7 +56,7 @@ def is_preflight(exchange: Exchange) -> Ending:
     exchange.origin = cors.allowed_origin(route, head.known.get(b"origin"))
     if not cors.is_preflight(head.method, head.known):
         return None
-    lines = b""
+    lines = b"Vary: Origin\r\n"
     if exchange.origin is not None:
         asked = head.known.get(b"access-control-request-headers", b"")
         lines = cors.preflight_lines(exchange.origin, asked)

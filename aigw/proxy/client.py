@@ -25,6 +25,7 @@ from aigw.errors import Code
 from aigw.proxy import accounting, express
 from aigw.proxy.deadlines import LOOK_S, look
 from aigw.proxy.exchange import Exchange
+from aigw.proxy.phase import Phase
 from aigw.proxy.refusal import Refusal
 from aigw.wire.gate import FORBIDDEN_OCTETS
 from aigw.wire.head import HeadError, RequestHead, read_request
@@ -120,7 +121,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             self._receive(data)
         except Exception as error:  # noqa: BLE001 - the edge of a task
-            self._broke(error)
+            self.broke(error)
 
     def _receive(self, data: bytes) -> None:
         state = self._state
@@ -138,6 +139,13 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client's FIN: a hang-up, or an unfinished request that is told so."""
+        try:
+            return self._end_of_input()
+        except Exception as error:  # noqa: BLE001 - the edge of a task
+            self.broke(error)
+            return False
+
+    def _end_of_input(self) -> bool:
         self._has_ended = True
         exchange = self.exchange
         if self._state is State.BODY and exchange is not None:
@@ -161,14 +169,17 @@ class ClientConnection(asyncio.Protocol):
             self.exchange = None
 
     def pause_writing(self) -> None:
-        self._is_full = True
-        if self.exchange is not None:
-            self.exchange.client_writable(False)
+        self._set_full(True)
 
     def resume_writing(self) -> None:
-        self._is_full = False
+        self._set_full(False)
+
+    def _set_full(self, is_full: bool) -> None:
+        self._is_full = is_full
         if self.exchange is not None:
-            self.exchange.client_writable(True)
+            self.exchange.client_writable(not is_full)
+        elif is_full:
+            return
         elif self._state is State.HEAD and not self.transport.is_closing():
             self.transport.resume_reading()
             self._take_pending()
@@ -435,13 +446,14 @@ class ClientConnection(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
 
-    def _broke(self, error: Exception) -> None:
-        """A fault of our own, met while this client was served."""
-        if self.exchange is not None:
-            self.exchange.broke(error)
-        else:
+    def broke(self, error: Exception) -> None:
+        """A fault of our own, met while this client was served: it ends, the others go on."""
+        exchange = self.exchange
+        if exchange is None or exchange.phase is Phase.OVER:
             accounting.log_fault(error)
             self.abort()
+        else:
+            exchange.broke(error)
 
     def _linger_data(self, data: bytes) -> None:
         if self.exchange is not None:

@@ -105,7 +105,10 @@ class Sweeper:
         services.tick(now_s)
         late = [client for client in services.connections if client.deadline_s <= now_s]
         for client in late:
-            client.expire(now_s)
+            try:
+                client.expire(now_s)
+            except Exception as error:  # noqa: BLE001 - one client's fault must not stop the sweep
+                client.broke(error)
         for group in services.groups():
             group.sweep(now_s)
         self._chores(now_s)

@@ -534,6 +534,8 @@ class Exchange(ExchangeState):
         heard_all = self.is_stream and ends_with_done(self.piece_before, self.last_piece)
         if heard_all:
             accounting.attempt_succeeded(self)
+        elif self.attempts:
+            accounting.attempt_abandoned(self, "client_closed")
         self.finish(None if heard_all else Code.CLIENT_CLOSED)
 
     def client_ended_early(self) -> None:

@@ -39,7 +39,12 @@ class OwnAnswer(NamedTuple):
 def limit_refusal(code: Code, key: Key, limits: Limits, now_s: float) -> Refusal:
     """The refusal for what `Limits.admit` has just said."""
     if code is Code.CONCURRENCY_LIMIT_EXCEEDED:
-        return Refusal(code, f"This key may have {key.max_parallel} requests in flight.", 1.0)
+        message = f"This key may have {key.max_parallel} requests in flight."
+        lines = b""
+        if key.bucket is not None:
+            level = limits.buckets.level_of(key.bucket, now_s)
+            lines = standing_lines(b"x-", key.bucket, level)
+        return Refusal(code, message, 1.0, lines)
     if code is Code.OVERLOADED:
         return Refusal(code, "All connections to the upstream are in use.", 1.0)
     table = limits.buckets
@@ -51,7 +56,7 @@ def limit_refusal(code: Code, key: Key, limits: Limits, now_s: float) -> Refusal
 
 
 def refusal_answer(refusal: Refusal, request_id: bytes) -> OwnAnswer:
-    """The refusal in the request's dialect, with the headers that clients obey."""
+    """The refusal in OpenAI's envelope, with the headers that clients obey."""
     code = refusal.code
     body = error_body(code, refusal.message)
     lines = [

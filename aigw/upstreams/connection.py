@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 from aigw.upstreams.known import KnownAnswer
@@ -187,13 +188,21 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         if self.owner is not None:
-            self.owner.upstream_ended()
+            self._tell(self.owner, self.owner.upstream_ended)
         return False
+
+    def _tell(self, owner: Owner, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except Exception as error:  # noqa: BLE001 - the edge of a task
+            owner.broke(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
         if self.owner is not None:
-            self.owner.upstream_lost(str(exc) if exc else "connection closed")
+            why = str(exc) if exc else "connection closed"
+            owner = self.owner
+            self._tell(owner, lambda: owner.upstream_lost(why))
         else:
             self.member.forget(self)
 
