@@ -186,7 +186,7 @@ class Worker:
                 break
             if elapsed_s >= IDLE_GRACE_S:
                 for client in tuple(services.connections):
-                    client.close_if_idle()
+                    client.close_if_idle(services.clock_s - IDLE_GRACE_S)
             await asyncio.sleep(DRAIN_LOOK_S)
         self.sweeper.stop()
         for group in services.groups():

@@ -544,5 +544,7 @@ def test_the_proxy_protocol() -> None:
             client = await gateway.client()
             await client.send(get(b"X-API-Key: user1"))
             assert await client.closed()
+            await gateway.settled()
+            assert gateway.records[-1]["error"] == "malformed_request"
 
     converse(conversation())

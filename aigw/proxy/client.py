@@ -62,6 +62,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_feed_again_due",
         "_has_ended",
+        "_idle_since_s",
         "_is_full",
         "_known",
         "_known_version",
@@ -98,6 +99,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_full = False  # the send buffer is above its mark
         self._unsent_bytes = 0  # what it held when it was last looked at
         self._moved_s = 0.0  # when that had changed
+        self._idle_since_s = services.clock_s
         self._patience_s = 0.0  # how long to wait for a client that takes nothing of its answer
         self._has_ended = False  # the client has sent its FIN
 
@@ -199,6 +201,7 @@ class ClientConnection(asyncio.Protocol):
                 raise ProxyError("not from a trusted proxy")
             parsed = parse(bytes(self._pending))
         except ProxyError:
+            self.new_exchange(time.monotonic()).leave_unanswered(Code.MALFORMED_REQUEST)
             self.abort()
             return
         if isinstance(parsed, Incomplete):
@@ -390,6 +393,8 @@ class ClientConnection(asyncio.Protocol):
         """The exchange is over and its answer written."""
         if self.exchange is not None:
             self._patience_s = self.exchange.patience_s
+            if self.exchange.ends_by_close:
+                self.let_fin_mean_end(True)
         self.exchange = None
         if self.transport.is_closing():
             return
@@ -398,6 +403,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._state = State.HEAD
         self._searched = 0
+        self._idle_since_s = self.services.clock_s
         self._await_head(self.services.policy.keep_alive_s)
         if self._is_full:
             self.transport.pause_reading()  # the next request waits until this answer is taken
@@ -417,19 +423,21 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = None
         self._state = State.CLOSED
         if reset:
-            self._end_by_reset()
+            self.let_fin_mean_end(False)
         self.transport.close()
 
     def abort(self) -> None:
         """End at once, and visibly: what has not been taken yet is lost."""
         self._state = State.CLOSED
-        self._end_by_reset()
+        self.let_fin_mean_end(False)
         self.transport.abort()
 
-    def _end_by_reset(self) -> None:
+    def let_fin_mean_end(self, means_end: bool) -> None:
+        """Whether the connection ends by FIN, or by RST: also if this process dies suddenly."""
         sock = self.transport.get_extra_info("socket")
         if sock is not None and sock.fileno() >= 0:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            linger = struct.pack("ii", not means_end, 0)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
     # ---- endings -----------------------------------------------------------------------------
 
@@ -489,8 +497,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self.deadline_s = now_s + LOOK_S
 
-    def close_if_idle(self) -> None:
-        """Draining: nobody is waiting for anything on this connection."""
+    def close_if_idle(self, since_s: float) -> None:
+        """Draining: nobody has waited for anything on this connection since then."""
+        if self._idle_since_s > since_s:
+            return
         idle = self._state in (State.HEAD, State.PREFACE) and not self._pending
         if self.exchange is None and idle and not self.transport.get_write_buffer_size():
             self._state = State.CLOSED

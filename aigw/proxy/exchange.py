@@ -243,6 +243,8 @@ class Exchange(ExchangeState):
             return
         if not self.body.done:
             self.client.pause_body()
+        if self.attempts == 1:
+            self.overhead_s += time.monotonic() - self.started_s
         self.connecting = self.services.loop.create_task(self._connect(member))
 
     def _use(self, member: Member) -> None:
@@ -394,6 +396,8 @@ class Exchange(ExchangeState):
         self.status = head.status
         self.is_stream = head.is_stream
         self.ends_by_close = ends_by_close
+        if ends_by_close:
+            self.client.let_fin_mean_end(False)
         self.keep_client = not ends_by_close and self.client.may_stay(self.facts.head)
         self.connection.note_keep_alive(head)
         self.touched_s = self.services.clock_s
@@ -463,6 +467,7 @@ class Exchange(ExchangeState):
             return
         if tail:
             self.client.write(tail)
+            self.bytes_out += len(tail)
         self._answer_complete()
 
     def upstream_lost(self, why: str) -> None:
@@ -558,6 +563,12 @@ class Exchange(ExchangeState):
         """A head that could not be read as a request."""
         accounting.began(self)
         self._answer_by_ourselves(refusal)
+
+    def leave_unanswered(self, code: Code) -> None:
+        """Who does not even begin as agreed gets no answer, but a record."""
+        accounting.began(self)
+        self.status = code.status
+        self.finish(code)
 
     def _end_early(self, ending: Refusal | OwnAnswer, rest: bytes) -> None:
         """Answer without an upstream; a body that came whole is passed over."""

@@ -76,7 +76,15 @@ class Services:
             self._groups[settings.name] = group
         for name, group in old.items():
             if self._groups.get(name) is not group:
-                group.retire()
+                self._retire(group)
+
+    def _retire(self, group: Group) -> None:
+        """No policy names it any more: its gauges must not stand still for ever."""
+        group.retire()
+        for member in group.members:
+            for state in ("idle", "in_use"):
+                labels = (group.settings.name, member.label, state)
+                self.metrics.words[self.metrics.gauge("upstream_connections", *labels)] = 0
 
     def follow_policy(self) -> None:
         """Take the newest policy; called at each request and each sweep, so one load if it is old.
