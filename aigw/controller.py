@@ -30,9 +30,9 @@ from aigw.config import ConfigError
 from aigw.errors import StartError
 from aigw.memory import CounterRegion, WorkerState
 from aigw.observe.metrics import Regions, WorkerMetrics
-from aigw.policy import Policy, UpstreamPolicy, compile_policy, load_policy, retain_rows
+from aigw.policy import Policy, compile_policy, load_policy, retain_rows
 from aigw.upstreams.connector import prepare_tls
-from aigw.upstreams.health import HealthChecks, checks_of, tls_of
+from aigw.upstreams.health import HealthChecks, checks_of
 
 if TYPE_CHECKING:
     from aigw.config import Listen, Settings
@@ -199,7 +199,7 @@ class Controller:
         _refuse_what_is_fixed(self._child.listen, self._policy.access_log, settings)
         blob = compile_policy(settings, self._memory, time.monotonic())
         policy = load_policy(blob)
-        prepare_tls(tls_of(upstream) for upstream in policy.upstreams if _speaks_tls(upstream))
+        prepare_tls(policy.upstreams)
         return blob, policy
 
     async def _put_in_force(self, version: int, policy: Policy) -> Reloaded:
@@ -243,10 +243,6 @@ class Controller:
             await asyncio.sleep(LOOK_S)
 
 
-def _speaks_tls(upstream: UpstreamPolicy) -> bool:
-    return any(member.scheme == "https" for member in upstream.members)
-
-
 def _problems(fault: StartError | OSError) -> tuple[str, ...]:
     if isinstance(fault, ConfigError):
         return tuple(map(str, fault.problems))
@@ -259,4 +255,10 @@ def _refuse_what_is_fixed(bound: Listen, access_log: str, wanted: Settings) -> N
     ]
     for option, old, new in (*fixed, ("log.access", access_log, wanted.log.access)):
         if old != new:
-            raise StartError(f"{option}: was {old!r}, is now {new!r}: this needs a restart")
+            raise StartError(
+                f"{option}: was {_shown(old)}, is now {_shown(new)}: this needs a restart"
+            )
+
+
+def _shown(value: str | int | tuple[str, ...]) -> str:
+    return repr(", ".join(value) if isinstance(value, tuple) else value)

@@ -66,7 +66,6 @@ from aigw.sockets import (
     take_inherited,
 )
 from aigw.upstreams.connector import prepare_tls
-from aigw.upstreams.health import tls_of
 from aigw.worker import WorkerChild, run_worker
 
 if TYPE_CHECKING:
@@ -114,10 +113,13 @@ def run_master(
     common = _open(settings, reload, slots)
     try:
         _publish_first_policy(settings, common.memory)
-        log.info("listening on %s, admin on %s", *common.addresses())
+        log.info("listening on %s, admin %s", *common.addresses())
         log.info("%d workers, %d connections each (%d open files)", slots, connections, files)
         if connections < settings.limits.connections:
-            log.warning("limits.connections is %d: raise ulimit -n", settings.limits.connections)
+            log.warning(
+                "only %d of limits.connections = %d fit the open-file limit (raise ulimit -n)",
+                *(connections, settings.limits.connections),
+            )
         return Master(common, Notifier(os.environ), worker, controller).run()
     finally:
         common.close()
@@ -136,7 +138,7 @@ class Common:
     def addresses(self) -> tuple[str, str]:
         """Where data and admin listeners are, for the log."""
         data = ", ".join(str(address_of(listener)) for listener in self.listeners[0])
-        return data, str(address_of(self.admin)) if self.admin else "no address"
+        return data, f"on {address_of(self.admin)}" if self.admin else "off"
 
     def close(self) -> None:
         """Close all, remove our socket files; may be called twice."""
@@ -167,11 +169,7 @@ def _publish_first_policy(settings: Settings, memory: Memory) -> None:
     except OSError as error:
         raise StartError(f"{error.filename}: {error.strerror}") from error
     # Contexts made here are inherited by all workers, who need not read the trust store again.
-    prepare_tls(
-        tls_of(upstream)
-        for upstream in load_policy(blob).upstreams
-        if any(member.scheme == "https" for member in upstream.members)
-    )
+    prepare_tls(load_policy(blob).upstreams)
     memory.policy.publish(blob)
 
 
@@ -260,7 +258,10 @@ class Master:
             return 1
         finally:
             self._signals.close()
-        return 1 if self._killed else 0
+        if self._killed:
+            return 1
+        log.info("stopped")
+        return 0
 
     # ---- waiting
 

@@ -216,7 +216,8 @@ def test_what_was_bound_at_the_start_is_refused_by_name(
         assert status == 400
         (problem,) = json.loads(body)["problems"]
         assert problem.startswith(f"{option}:")
-        assert "restart" in problem
+        assert problem.endswith(": this needs a restart")
+        assert "(" not in problem
         assert house.memory.policy.version == 1
 
     run(tmp_path, scenario)

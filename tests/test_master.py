@@ -137,6 +137,7 @@ def test_it_starts_serves_and_ends() -> None:
         assert running.ends() == 0
     assert running.log.count("is done") == 3, "two workers and the controller ended by themselves"
     assert running.log.index("controller is done") > running.log.rindex("worker")
+    assert running.log.endswith(" stopped\n")
     with pytest.raises(ConnectionRefusedError):
         running.connect()
 

@@ -29,7 +29,6 @@ from aigw.upstreams.connector import (
     Connector,
     Origin,
     TLSSettings,
-    prepare_tls,
     tls_context,
 )
 
@@ -541,18 +540,18 @@ BROKEN = {
 def test_unusable_certificates_stop_the_start(case: str) -> None:
     settings, expected = BROKEN[case]
     with pytest.raises(StartError) as raised:
-        prepare_tls([settings])
+        tls_context(settings)
     assert expected in str(raised.value)
     assert "\n" not in str(raised.value)
     assert "PRIVATE" not in str(raised.value)
 
 
 def test_comments_in_a_ca_file_may_be_in_any_language() -> None:
-    prepare_tls([TLSSettings(ca_pem="# Zürich\n" + CA_PEM)])
+    tls_context(TLSSettings(ca_pem="# Zürich\n" + CA_PEM))
 
 
 def test_contexts_are_made_once_for_equal_settings() -> None:
-    prepare_tls([PRIVATE])
+    tls_context(PRIVATE)
     made = tls_context.cache_info().misses
     same = TLSSettings(ca_pem=str(CA_PEM))
     one, two = Connector(Origin("https", "a", 1), same), Connector(Origin("https", "b", 1), same)

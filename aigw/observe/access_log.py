@@ -64,7 +64,7 @@ _log = logging.getLogger("aigw")
 class Record(msgspec.Struct, gc=False):
     """One request, in the contract's order of fields.  None: there is none (JSON null).
 
-    Texts hold no lone surrogates, which JSON cannot carry: bytes are decoded as Latin-1.
+    Texts hold no lone surrogates, which JSON cannot carry: what comes from clients is ASCII.
     """
 
     time: str = ""  # RFC 3339 with milliseconds, UTC: see `Clock`

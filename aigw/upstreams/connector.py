@@ -1,6 +1,7 @@
 """Connections to an upstream: name, TCP, TLS, and nothing of HTTP.
 
-Not here: which member to ask (`balance`), keeping connections (`pool`), what flows (`connection`).
+Not here: which member to ask (`balance`), keeping connections (`member`), what flows on one
+(`connection`).
 
 The idea: a `Connector` belongs to one origin and makes connected protocols.  Names are resolved
 anew each time, all addresses are tried, the next one beside the last after a quarter of a second
@@ -47,11 +48,14 @@ import ssl
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, zip_longest
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 import msgspec
 
 from aigw.errors import StartError
+
+if TYPE_CHECKING:
+    from aigw.policy import UpstreamPolicy
 
 Reason = Literal["refused", "timeout", "dns", "tls", "unreachable"]
 Address = tuple[socket.AddressFamily, tuple[str, int]]
@@ -300,13 +304,19 @@ class _Handshakes:
         )
 
 
-def prepare_tls(settings: Iterable[TLSSettings]) -> None:
-    """Make the contexts of these settings now, so that no connection waits for the disk later.
+def tls_of(upstream: UpstreamPolicy) -> TLSSettings:
+    """How connections to an upstream trust and are trusted."""
+    return TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
+
+
+def prepare_tls(upstreams: Iterable[UpstreamPolicy]) -> None:
+    """Make the contexts that these need now, so that no connection waits for the disk later.
 
     Raises `StartError` when a certificate is unusable.  May run in a thread.
     """
-    for each in settings:
-        tls_context(each)
+    for upstream in upstreams:
+        if any(member.scheme == "https" for member in upstream.members):
+            tls_context(tls_of(upstream))
 
 
 @functools.lru_cache(maxsize=CONTEXTS)

@@ -7,7 +7,7 @@ no credential: a provider that answers 401 is up, which is what the default expe
 `rise` and `fall` keep one lost packet from taking a member out.  A member begins healthy, or as its
 bit in shared memory says, so that a restarted controller forgets nothing that matters.  The bit is
 written at every check, also when nothing changed, since workers ignore one older than three
-intervals: a dead controller takes no member out.  Passive health is the business of `pool`.
+intervals: a dead controller takes no member out.  Passive health is the business of `member`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import h11
 
 from aigw.config import status_range
 from aigw.memory.health import HealthTable
-from aigw.policy.compiled import Health, Member, Policy, UpstreamPolicy
-from aigw.upstreams.connector import ConnectFailure, Connector, Origin, TLSSettings
+from aigw.policy.compiled import Health, Member, Policy
+from aigw.upstreams.connector import ConnectFailure, Connector, Origin, TLSSettings, tls_of
 
 JITTER = 0.1  # of the interval, either way: checks of many gateways must not march in step
 HEAD_BYTES = 64 * 1024  # of an answer's head, as `limits.upstream_head_bytes`
@@ -77,11 +77,6 @@ def checks_of(policy: Policy) -> Iterator[Check]:
         if upstream.health is not None:
             for member in upstream.members:
                 yield Check(upstream.name, member, upstream.health, tls_of(upstream))
-
-
-def tls_of(upstream: UpstreamPolicy) -> TLSSettings:
-    """How connections to an upstream trust and are trusted."""
-    return TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
 
 
 @dataclass(slots=True)
