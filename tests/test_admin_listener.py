@@ -320,7 +320,7 @@ def test_a_request_that_dawdles_is_told_and_an_idle_connection_just_closed(
     monkeypatch.setattr(listener, "PATIENCE_S", 0.05)
 
     async def talk(ask: Ask) -> None:
-        assert (await ask(b"GET /metr")).startswith(b"HTTP/1.1 408")
+        assert (await ask(b"GET /metr")).startswith(b"HTTP/1.1 408 Request Timeout\r\n")
         assert await ask(b"") == b""
         half = b"POST /stop HTTP/1.1\r\n" + LOCAL + b"Content-Length: 9\r\n\r\n"
         assert (await ask(half)).startswith(b"HTTP/1.1 408")

@@ -18,6 +18,7 @@ import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import NamedTuple, Protocol
 
 import h11
@@ -338,7 +339,9 @@ class _Conversation:
             ("X-Content-Type-Options", "nosniff"),
             *answer.headers,
         ]
-        parts = [self._http.send(h11.Response(status_code=answer.status, headers=headers))]
+        phrase = HTTPStatus(answer.status).phrase
+        head = h11.Response(status_code=answer.status, headers=headers, reason=phrase)
+        parts = [self._http.send(head)]
         if self._method != "HEAD":
             parts.append(self._http.send(h11.Data(data=answer.body)))
         parts.append(self._http.send(h11.EndOfMessage()))
