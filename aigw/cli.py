@@ -85,7 +85,8 @@ def _command(
     text: str,
     *parents: argparse.ArgumentParser,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text.capitalize(), parents=parents)
+    sentence = text[:1].upper() + text[1:]
+    parser = commands.add_parser(name, help=text, description=sentence, parents=parents)
     parser.set_defaults(command=call)
     return parser
 

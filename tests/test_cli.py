@@ -311,3 +311,9 @@ def test_a_reader_that_left_is_no_traceback() -> None:
     finally:
         os.close(writer)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_help_keeps_the_case_of_names(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    assert "Serve until SIGTERM" in capsys.readouterr().out
