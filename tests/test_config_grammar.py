@@ -151,6 +151,7 @@ REFUSED: dict[Callable[[str], str], dict[str, str]] = {
         "null": "origin",
         "https://*.example.com": "host",
     },
+    grammar.route: {"/v1/*": "everything below", "*": "everything below", "v1": "begin"},
     grammar.field_name: {
         "a b": "field name",
         "a:": "field name",

@@ -78,8 +78,7 @@ BROKEN = {
     ),
     "missing variable": (
         KEY + UPSTREAM + 'credentials = [\n  "${OPENAI_API_KEY}",\n]\n' + ROUTE,
-        "gateway.toml:8: upstreams[0].credentials[0]: variable OPENAI_API_KEY is not set, "
-        'set it or write "${OPENAI_API_KEY:-default}"',
+        "gateway.toml:8: upstreams[0].credentials[0]: variable OPENAI_API_KEY is not set, set it",
     ),
     "missing secret file": (
         '[[keys]]\nname = "a"\nkey = "file:none"\n' + UPSTREAM + ROUTE,
@@ -151,11 +150,41 @@ BROKEN = {
     ),
     "unclosed list": (
         WORKING + "a = [1,\n",
-        "gateway.toml:10: is not valid TOML: invalid value, at the end",
+        "gateway.toml:10: is not valid TOML: a value or a closing bracket is missing, at the end",
+    ),
+    "a capital": (
+        "a = True\n",
+        "gateway.toml:1: is not valid TOML: not a value: write true or false in lower case, "
+        "texts in straight quotes, column 5",
+    ),
+    "comma missing in a list": (
+        "a = [1\n2]\n",
+        "gateway.toml:2: is not valid TOML: a comma or the closing ] is missing, column 1",
+    ),
+    "comma missing in a table": (
+        "a = { b = 1 c = 2 }\n",
+        "gateway.toml:1: is not valid TOML: a comma or the closing } is missing, column 13",
+    ),
+    "a colon": (
+        'address: "x"\n',
+        'gateway.toml:1: is not valid TOML: no "=" after a key: write address = "…", TOML has no '
+        "colon, column 8",
+    ),
+    "a key twice": (
+        "[limits]\nheaders = 1\nheaders = 2\n",
+        "gateway.toml:3: is not valid TOML: a key is given twice, column 12",
+    ),
+    "a key twice in braces": (
+        "a = { b = 1, b = 2 }\n",
+        "gateway.toml:1: is not valid TOML: b is given twice in the same braces, column 19",
+    ),
+    "an inner section twice": (
+        "[a.b]\n[a.b]\n",
+        "gateway.toml:2: is not valid TOML: [a.b] stands twice, put both into one, column 5",
     ),
     "section twice": (
         "[log]\n[limits]\n[log]\n" + WORKING,
-        "gateway.toml:3: is not valid TOML: cannot declare ('log',) twice, column 5",
+        "gateway.toml:3: is not valid TOML: [log] stands twice, put both into one, column 5",
     ),
     "endless number": (
         "a = 1\nb = " + "1" * 5000,
@@ -265,8 +294,8 @@ def test_faults_in_the_keys_file_name_it(text: str, tmp_path: Path) -> None:
 
 def test_a_missing_keys_file_and_other_faults(tmp_path: Path) -> None:
     assert said(tmp_path, 'keys_file = "keys.toml"\n[log]\nlevle = 1\n' + WORKING) == [
+        "gateway.toml:1: keys_file: keys.toml can't be read: No such file or directory",
         'gateway.toml:3: log.levle: unknown option, did you mean "level"?',
-        "keys.toml: can't be read: No such file or directory",
     ]
 
 

@@ -144,7 +144,7 @@ def network(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """The path of a route: `"/"`, or segments without a slash at the end."""
+    """A path alone: `"/"`, or segments without a slash at the end."""
     if not text.startswith("/"):
         raise OptionError('must begin with "/"')
     if "?" in text or "#" in text:
@@ -163,6 +163,13 @@ def path(text: str) -> str:
     if "." in segments or ".." in segments:
         raise OptionError('must not hold "." or ".." as a segment')
     return text
+
+
+def route(text: str) -> str:
+    """The path of a route, which is a path and no pattern."""
+    if "*" in text:
+        raise OptionError('must not hold "*": a path takes everything below it')
+    return path(text)
 
 
 def prefix(text: str) -> str:

@@ -25,10 +25,30 @@ MAX_FILE_BYTES = 64 * 1024 * 1024  # 300,000 keys; /dev/zero is not a configurat
 _LONG_NUMBER = re.compile(r"[0-9_]{4000}")  # Python reads integers of up to 4,300 digits
 _PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)\Z")
 
+# What tomllib says → what the reader of the file should do; whatever is not here stays as it is.
+_SYNTAX = [
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r"Cannot declare \('(.+?)',?\) twice", "[{0}] stands twice, put both into one"),
+        ("Cannot overwrite a value", "a key is given twice"),
+        ("Duplicate inline table key '(.+)'", "{0} is given twice in the same braces"),
+        (
+            "Invalid value",
+            "not a value: write true or false in lower case, texts in straight quotes",
+        ),
+        ("Unclosed array", "a comma or the closing ] is missing"),
+        ("Unclosed inline table", "a comma or the closing }} is missing"),
+        (
+            "Expected '=' after a key in a key/value pair",
+            'no "=" after a key: write address = "…", TOML has no colon',
+        ),
+    )
+]
+
 
 def load(path: Path, environ: Mapping[str, str]) -> Settings:
     """Read, check and resolve a configuration; raises `ConfigError` with every fault in it."""
-    raw, document = _parse(path)
+    raw, document = _parse_main(path)
     reading = Reading(environ, document.file)
     at = At(reading, document)
     settings = read_table(Settings, raw, at)
@@ -50,7 +70,7 @@ def load_admin(path: Path, environ: Mapping[str, str]) -> Listen:
     For `aigw reload` and `aigw stop`: they need not have the variables of the rest, and must work
     while it is wrong.  Raises `ConfigError`.
     """
-    raw, document = _parse(path)
+    raw, document = _parse_main(path)
     reading = Reading(environ, document.file)
     listen = raw.get("listen")
     given = listen if isinstance(listen, dict) else {}
@@ -62,7 +82,10 @@ def load_admin(path: Path, environ: Mapping[str, str]) -> Listen:
 
 def _read_keys_file(path: Path, at: At) -> tuple[tuple[KeySettings, ...], list[At]]:
     try:
-        raw, document = _parse(path)
+        raw, document = _parse(path, _read(path))
+    except OptionError as wrong:
+        at.child("keys_file").report(f"{path} {wrong}")
+        return (), []
     except ConfigError as error:
         for problem in error.problems:
             at.reading.add(problem)
@@ -72,9 +95,17 @@ def _read_keys_file(path: Path, at: At) -> tuple[tuple[KeySettings, ...], list[A
     return keys, [file_at.child("keys", index) for index in range(len(keys))]
 
 
-def _parse(path: Path) -> tuple[dict[str, object], Document]:
-    """The TOML of a file; raises `ConfigError` when it can't be read or is none."""
-    content = _read(path)
+def _parse_main(path: Path) -> tuple[dict[str, object], Document]:
+    """The TOML of the main file; raises `ConfigError` when it can't be read or is none."""
+    try:
+        content = _read(path)
+    except OptionError as wrong:
+        raise ConfigError([Problem(str(path), None, "", str(wrong))]) from None
+    return _parse(path, content)
+
+
+def _parse(path: Path, content: bytes) -> tuple[dict[str, object], Document]:
+    """The TOML of a file's content; raises `ConfigError` when it is none."""
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -88,14 +119,14 @@ def _parse(path: Path) -> tuple[dict[str, object], Document]:
 
 
 def _read(path: Path) -> bytes:
+    """All of a file; raises `OptionError`."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        what = f"can't be read: {reason(error)}"
-        raise ConfigError([Problem(str(path), None, "", what)]) from None
+        raise OptionError(f"can't be read: {reason(error)}") from None
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError([Problem(str(path), None, "", "is too large")])
+        raise OptionError("is too large")
     return content
 
 
@@ -106,7 +137,7 @@ def _syntax_problem(path: Path, text: str, error: Exception) -> Problem:
     said = str(error)
     place = _PLACE.search(said)
     what = said[: place.start()] if place else said
-    what = f"is not valid TOML: {what[:1].lower()}{what[1:]}"
+    what = f"is not valid TOML: {_in_our_words(what, place is not None and place[1] is None)}"
     if place is None:
         number = _LONG_NUMBER.search(text)
         line = text.count("\n", 0, number.start()) + 1 if number else None
@@ -114,6 +145,16 @@ def _syntax_problem(path: Path, text: str, error: Exception) -> Problem:
     if place[1] is None:
         return Problem(str(path), text.rstrip().count("\n") + 1, "", f"{what}, at the end")
     return Problem(str(path), int(place[1]), "", f"{what}, column {place[2]}")
+
+
+def _in_our_words(said: str, at_end: bool) -> str:
+    """What tomllib says, with a cure where one is known."""
+    if at_end and said == "Invalid value":
+        return "a value or a closing bracket is missing"
+    for pattern, words in _SYNTAX:
+        if match := pattern.fullmatch(said):
+            return words.format(*(key.replace("', '", ".") for key in match.groups()))
+    return said[:1].lower() + said[1:]
 
 
 def override(settings: Settings, address: str | None, workers: int | None) -> Settings:

@@ -65,10 +65,10 @@ def type_word(raw: object) -> str:
     return next((word for kind, word in _TYPE_WORDS if isinstance(raw, kind)), "something else")
 
 
-def _expanded(raw: object, at: At, wanted: str) -> str:
+def _expanded(raw: object, at: At, wanted: str, secret: bool = False) -> str:
     if not isinstance(raw, str):
         raise OptionError(f"must be {wanted}, not {type_word(raw)}")
-    return values.expand(raw, at.reading.environ) if "${" in raw else raw
+    return values.expand(raw, at.reading.environ, secret) if "${" in raw else raw
 
 
 def text(check: Callable[[str], str] = str, wanted: str = "a string") -> Reader:
@@ -210,7 +210,7 @@ def secret(check: Callable[[str], str] = values.visible) -> Reader:
     """A secret as it stands, from a variable, or from a file (`"file:/path"`)."""
 
     def read(raw: object, at: At) -> Secret:
-        plain = _expanded(raw, at, "a string")
+        plain = _expanded(raw, at, "a string", secret=True)
         if plain.startswith("file:"):
             plain = _secret_from_file(at.document.folder / plain.removeprefix("file:"))
         return Secret(check(plain))

@@ -398,7 +398,7 @@ class RouteSettings(Rate, frozen=True, kw_only=True):
 
     path: Annotated[
         str,
-        Option("path", text(grammar.path), "this path and everything below it", required=True),
+        Option("path", text(grammar.route), "this path and everything below it", required=True),
     ] = ""
     targets: Annotated[
         tuple[TargetSettings, ...],

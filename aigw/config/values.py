@@ -93,10 +93,11 @@ def size_bytes(text: str) -> int:
     return int(size)
 
 
-def expand(text: str, environ: Mapping[str, str]) -> str:
+def expand(text: str, environ: Mapping[str, str], secret: bool = False) -> str:
     """Put `${VAR}` and `${VAR:-default}` in; `$${` stands for a literal `${`.
 
-    The default takes the place of a variable that is unset or empty, as in a shell.
+    The default takes the place of a variable that is unset or empty, as in a shell; where the text
+    is a secret, nobody is advised to write one.
     """
     if "${" not in text:
         return text
@@ -114,7 +115,8 @@ def expand(text: str, environ: Mapping[str, str]) -> str:
         name, default = reference.groups()
         value = environ.get(name)
         if value is None and default is None:
-            raise OptionError(f'variable {name} is not set, set it or write "${{{name}:-default}}"')
+            cure = "set it" if secret else f'set it or write "${{{name}:-default}}"'
+            raise OptionError(f"variable {name} is not set, {cure}")
         return (value or default or "") if default is not None else (value or "")
 
     return _VARIABLE.sub(put_in, text)
