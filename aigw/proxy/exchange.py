@@ -57,12 +57,10 @@ from aigw.wire.framing import (
     LengthReader,
     plan_answer,
 )
-from aigw.wire.gate import CREDENTIAL_FIELDS
 from aigw.wire.rewrite import answer_head, interim_head, request_head, start_of_request
 from aigw.wire.sse import ends_with_done
 
 if TYPE_CHECKING:
-    from aigw.policy import Route
     from aigw.proxy.known import KnownRequest
     from aigw.upstreams.known import KnownAnswer
     from aigw.upstreams.member import Member
@@ -150,34 +148,6 @@ class Exchange(ExchangeState):
         self.is_held = True
         self.standing = limits.standing(key, route)
         return None
-
-    @property
-    def facts(self) -> Request:
-        """The request, where there surely is one."""
-        assert self.request is not None
-        return self.request
-
-    @property
-    def route_in_use(self) -> Route:
-        """The route, where it is known to be settled."""
-        route = self.facts.route
-        assert route is not None
-        return route
-
-    @property
-    def patience_s(self) -> float:
-        """How long the client may take nothing of a complete answer."""
-        route = self.request.route if self.request is not None else None
-        return route.idle_s if route is not None else self.services.policy.keep_alive_s
-
-    def withheld_credentials(self) -> tuple[frozenset[bytes], frozenset[bytes]]:
-        """The client's credential fields that do not go upstream; and those of them that held
-        something of the gateway's."""
-        own = gateway_fields(self.services.policy.keys, self.facts.head.known)
-        settings = self.services.group_of(self.route_in_use).settings
-        if settings.credential_lines is None:
-            return own, own
-        return CREDENTIAL_FIELDS | {settings.credential_field}, own
 
     def request_data(self, data: bytes) -> None:
         """Bytes of the request's body, and maybe of what comes after it."""

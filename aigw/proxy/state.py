@@ -12,13 +12,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aigw.policy.keys import gateway_fields
 from aigw.proxy.phase import Phase
 from aigw.wire.framing import BodyReader, LengthReader
+from aigw.wire.gate import CREDENTIAL_FIELDS
 
 if TYPE_CHECKING:
     from aigw.errors import Code
     from aigw.memory import Bucket
-    from aigw.policy import Key
+    from aigw.policy import Key, Route
     from aigw.policy.keys import Credential
     from aigw.proxy.client import ClientConnection
     from aigw.proxy.known import KnownRequest
@@ -138,3 +140,31 @@ class ExchangeState:
         self.unsent_bytes = 0
         self.in_first_turn = False
         self.overhead_s = 0.0
+
+    @property
+    def facts(self) -> Request:
+        """The request, where there surely is one."""
+        assert self.request is not None
+        return self.request
+
+    @property
+    def route_in_use(self) -> Route:
+        """The route, where it is known to be settled."""
+        route = self.facts.route
+        assert route is not None
+        return route
+
+    @property
+    def patience_s(self) -> float:
+        """How long the client may take nothing of a complete answer."""
+        route = self.request.route if self.request is not None else None
+        return route.idle_s if route is not None else self.services.policy.keep_alive_s
+
+    def withheld_credentials(self) -> tuple[frozenset[bytes], frozenset[bytes]]:
+        """The client's credential fields that do not go upstream; and those of them that held
+        something of the gateway's."""
+        own = gateway_fields(self.services.policy.keys, self.facts.head.known)
+        settings = self.services.group_of(self.route_in_use).settings
+        if settings.credential_lines is None:
+            return own, own
+        return CREDENTIAL_FIELDS | {settings.credential_field}, own
