@@ -20,7 +20,7 @@ def test_nothing_at_all(tmp_path: Path) -> None:
 FINE = {
     "admin off": '[listen]\nadmin = ""\n' + WORKING,
     "admin with a token": '[listen]\nadmin = "0.0.0.0:1"\nadmin_token = "t"\n' + WORKING,
-    "admin on a unix socket": '[listen]\nadmin = "unix:/run/admin"\n' + WORKING,
+    "admin on a unix socket": '[listen]\nadmin = "unix:/tmp/admin"\n' + WORKING,
     "any ports": '[listen]\nadmin = "127.0.0.1:0"\naddress = "127.0.0.1:0"\n' + WORKING,
     "proxy protocol": (
         '[listen]\nproxy_protocol = true\ntrusted_proxies = ["10.0.0.0/8"]\n' + WORKING
@@ -53,6 +53,17 @@ WRONG = {
             "gateway.toml:2: listen.admin: is reachable from outside: set `admin_token`, "
             "or listen on 127.0.0.1"
         ],
+    ),
+    "a socket in no folder": (
+        '[listen]\naddress = ["127.0.0.1:1", "unix:/none/a"]\nadmin = "unix:/none/b"\n' + WORKING,
+        [
+            "gateway.toml:2: listen.address[1]: the folder /none does not exist",
+            "gateway.toml:3: listen.admin: the folder /none does not exist",
+        ],
+    ),
+    "an access log in no folder": (
+        '[log]\naccess = "/none/access.log"\n' + WORKING,
+        ["gateway.toml:2: log.access: the folder /none does not exist"],
     ),
     "proxy protocol from nobody": (
         "[listen]\nproxy_protocol = true\n" + WORKING,

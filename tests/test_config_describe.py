@@ -10,7 +10,7 @@ from aigw.config import describe
 
 TEXT = """
 [listen]
-address = ["0.0.0.0:80", "unix:/run/aigw"]
+address = ["0.0.0.0:80", "unix:/tmp/aigw"]
 admin_token = "S3CRET"
 workers = 2
 [[keys]]
@@ -29,15 +29,23 @@ rpm = 90
 [[keys]]
 name = "open"
 key = "S3CRET-4"
+[[keys]]
+name = "old"
+key = "S3CRET-5"
+expires = 2020-01-01
 [[upstreams]]
 name = "openai"
 urls = ["https://a.example", "https://b.example/base"]
 credentials = ["S3CRET"]
 balance = "round_robin"
+health = { interval = "500ms" }
 [[upstreams]]
 name = "own"
 urls = ["http://127.0.0.1:8000"]
 dialect = "none"
+[[upstreams]]
+name = "idle"
+urls = ["http://127.0.0.1:9000"]
 [[upstreams]]
 name = "byo"
 urls = ["https://c.example"]
@@ -56,13 +64,13 @@ path = "/"
 targets = [{ upstream = "byo" }]
 """
 EXPECTED = """\
-FILE: 3 keys, 3 upstreams, 3 routes
-listen   0.0.0.0:80, unix:/run/aigw
+FILE: 4 keys, 4 upstreams, 3 routes
+listen   0.0.0.0:80, unix:/tmp/aigw
 admin    127.0.0.1:8081 (token)
 workers  2
 
 routes (the first match wins)
-  /openai/v1 → openai (openai, 1 credential, round_robin)
+  /openai/v1 → openai (openai, 1 credential, round_robin, checked every 0.5s)
       https://a.example/v1/…
       https://b.example/base/v1/…
       per key: 50 requests/s, burst 50
@@ -70,11 +78,13 @@ routes (the first match wins)
       http://127.0.0.1:8000/v1/…
   / → byo (anthropic, the client's credentials)
       https://c.example/…
+  idle is not used by any route
 
 keys
   app: 10 requests/s, burst 20, 5 in parallel, routes /v1, expires 2030-01-01 12:30 UTC, revoked
   free: 90 requests/min, burst 90
-  open: no rate limit"""
+  open: no rate limit
+  old: no rate limit, expired 2020-01-01 00:00 UTC"""
 
 
 def test_everything_effective_and_nothing_secret(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ def test_secrets_from_files(tmp_path: Path) -> None:
 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
     log = loaded(tmp_path, '[log]\naccess = "logs/access.log"\n' + WORKING).log
     assert log.access == str(tmp_path / "logs/access.log")
     assert loaded(tmp_path, '[log]\naccess = "/x.log"\n' + WORKING).log.access == "/x.log"
@@ -261,9 +262,9 @@ def test_variables_in_any_string(tmp_path: Path) -> None:
         '[listen]\naddress = ["127.0.0.1:${PORT:-1}", "${SOCKET}"]\n[timeouts]\nhead = "${T}"\n'
         + WORKING.replace("https://api.openai.com", "https://${HOST}")
     )
-    environ = {"SOCKET": "unix:/run/x", "T": "3s", "HOST": "h.example"}
+    environ = {"SOCKET": "unix:/tmp/x", "T": "3s", "HOST": "h.example"}
     settings = loaded(tmp_path, text, environ)
-    assert settings.listen.address == ("127.0.0.1:1", "unix:/run/x")
+    assert settings.listen.address == ("127.0.0.1:1", "unix:/tmp/x")
     assert settings.timeouts.head_s == 3
     assert settings.upstreams[0].urls == ("https://h.example",)
     names = [told.split("variable ")[1].split()[0] for told in said(tmp_path, text)]

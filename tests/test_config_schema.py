@@ -192,7 +192,7 @@ def test_the_alternatives_in_comments_load(folder: Path) -> None:
         'strip_prefix = ""': 'strip_prefix = "/v1"',
         "cors_origins = []": 'cors_origins = ["*"]',
         'admin = "127.0.0.1:8081"': 'admin = ""',
-        'address = "127.0.0.1:8080"': 'address = ["0.0.0.0:8080", "unix:/run/aigw.sock"]',
+        'address = "127.0.0.1:8080"': 'address = ["0.0.0.0:8080", "unix:/tmp/aigw.sock"]',
     }
     text = TEXT
     for old, new in alternatives.items():

@@ -407,13 +407,13 @@ def test_an_unusable_certificate(line: str, word: str) -> None:
 
 def test_a_folder_that_is_not_there() -> None:
     said = refusal(listening(config(NOBODY), "unix:FOLDER/absent/socket"))
-    assert said.endswith("absent/socket: no such directory\n")
+    assert said.endswith(": listen.address: the folder FOLDER/absent does not exist\n")
 
 
 def test_an_access_log_that_cannot_be_opened() -> None:
     said = refusal(config(NOBODY).replace("FOLDER/access.log", "FOLDER/absent/access.log"))
     assert "log.access" in said
-    assert "No such file or directory" in said
+    assert "the folder FOLDER/absent does not exist" in said
 
 
 LIMITED = """

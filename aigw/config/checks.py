@@ -7,9 +7,10 @@ A fault that was already reported at that place silences what follows from it (s
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
 
 from aigw.config import certificates, grammar
-from aigw.config.problems import At, nearest
+from aigw.config.problems import At, nearest, reason
 from aigw.config.schema import (
     KeySettings,
     Listen,
@@ -27,6 +28,8 @@ def check(settings: Settings, at: At, keys_at: Sequence[At]) -> None:
     routes_at = [at.child("routes", index) for index in range(len(settings.routes))]
     _not_empty(settings, at)
     _listen(settings.listen, at.child("listen"))
+    if settings.log.access not in ("stdout", "off"):
+        _folder_exists(settings.log.access, at.child("log", "access"))
     _unique_names((key.name for key in settings.keys), keys_at)
     _unique_names((upstream.name for upstream in settings.upstreams), upstreams_at)
     _unique_keys(settings.keys, keys_at)
@@ -59,12 +62,32 @@ def _not_empty(settings: Settings, at: At) -> None:
 def _listen(listen: Listen, at: At) -> None:
     if listen.admin in listen.address and not listen.admin.endswith(":0"):
         at.child("admin").report("must not be an address of `listen.address`")
+    for index, address in enumerate(listen.address):
+        steps = ("address", index) if len(listen.address) > 1 else ("address",)
+        _folder_of_socket(address, at.child(*steps))
+    _folder_of_socket(listen.admin, at.child("admin"))
     if listen.admin and not listen.admin_token and not grammar.is_local(listen.admin):
         at.child("admin").report(
             "is reachable from outside: set `admin_token`, or listen on 127.0.0.1"
         )
     if listen.proxy_protocol and not listen.trusted_proxies:
         at.child("proxy_protocol").report("needs `trusted_proxies`: who may send the header")
+
+
+def _folder_of_socket(address: str, at: At) -> None:
+    if address.startswith("unix:"):
+        _folder_exists(address.removeprefix("unix:"), at)
+
+
+def _folder_exists(file: str, at: At) -> None:
+    folder = Path(file).parent
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        at.report(f"the folder {folder} can't be used: {reason(error)}")
+    else:
+        if not there:
+            at.report(f"the folder {folder} does not exist")
 
 
 def _unique_names(names: Iterable[str], places: Sequence[At]) -> None:

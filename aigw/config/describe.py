@@ -6,6 +6,7 @@ No secret is ever part of it.
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Iterator
 
 from aigw.config.schema import (
@@ -40,6 +41,10 @@ def _lines(settings: Settings) -> Iterator[str]:
     upstreams = {upstream.name: upstream for upstream in settings.upstreams}
     for route in settings.routes:
         yield from _route(route, upstreams)
+    used = {target.upstream for route in settings.routes for target in route.targets}
+    for name in upstreams:
+        if name not in used:
+            yield f"  {name} is not used by any route"
     yield ""
     yield "keys"
     for key in settings.keys[:KEYS_SHOWN]:
@@ -55,11 +60,12 @@ def _count(number: int, noun: str) -> str:
 def _route(route: RouteSettings, upstreams: dict[str, UpstreamSettings]) -> Iterator[str]:
     for target in route.targets:
         upstream = upstreams[target.upstream]
-        balance = f", {upstream.balance}" if len(upstream.urls) > 1 else ""
-        yield (
-            f"  {route.path} → {upstream.name} "
-            f"({upstream.dialect}, {_credentials(upstream)}{balance})"
-        )
+        parts = [upstream.dialect, _credentials(upstream)]
+        if len(upstream.urls) > 1:
+            parts.append(upstream.balance)
+        if upstream.health is not None:
+            parts.append(f"checked every {upstream.health.interval_s:g}s")
+        yield f"  {route.path} → {upstream.name} ({', '.join(parts)})"
         for url in upstream.urls:
             yield f"      {url}{_upstream_path(route)}"
     if limit := _rate(route):
@@ -95,7 +101,8 @@ def _key(key: KeySettings) -> str:
     if key.expires_at is not None:
         epoch = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
         expires = epoch + datetime.timedelta(seconds=key.expires_at)
-        parts.append(f"expires {expires:%Y-%m-%d %H:%M} UTC")
+        word = "expired" if key.expires_at <= time.time() else "expires"
+        parts.append(f"{word} {expires:%Y-%m-%d %H:%M} UTC")
     if key.revoked:
         parts.append("revoked")
     return ", ".join(parts)
