@@ -131,7 +131,6 @@ def merged(path: bytes) -> bytes:
 # merged (nginx) or not (RFC 3986), backslashes taken for slashes (Windows) or not.
 READINGS: dict[str, Callable[[bytes], bytes]] = {
     "resolved": without_dots,
-    "merged, resolved": lambda path: without_dots(merged(path)),
     "decoded, resolved": lambda path: without_dots(unquote_to_bytes(path)),
     "decoded, merged, resolved": lambda path: without_dots(merged(unquote_to_bytes(path))),
     "decoded, resolved, merged": lambda path: merged(without_dots(unquote_to_bytes(path))),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from aigw import policy
 from aigw.upstreams.connection import UpstreamConnection
-from aigw.upstreams.connector import Connector, Origin, TLSSettings
+from aigw.upstreams.connector import Connector, Origin, tls_of
 from aigw.upstreams.known import KnownAnswers
 
 # Passive health: so many connect failures in a row keep a member out for so long.
@@ -39,10 +39,8 @@ class Member:
         self.health_row = settings.health_row
         self.pool_settings = upstream.pool
         self.is_tls = settings.scheme == "https"
-        tls = None
-        if settings.scheme == "https":
-            tls = TLSSettings(upstream.ca_pem, upstream.cert_pem, upstream.key_pem)
-        self.connector = Connector(Origin(settings.scheme, settings.host, settings.port), tls)
+        origin = Origin(settings.scheme, settings.host, settings.port)
+        self.connector = Connector(origin, tls_of(upstream) if self.is_tls else None)
         self.answers = KnownAnswers()
         self.idle: list[UpstreamConnection] = []
         self.inflight = 0  # exchanges that it is serving for this worker
