@@ -15,6 +15,9 @@ from aigw.policy.compiled import Route
 
 # Without one of these a path cannot resolve to another one.
 MAY_RESOLVE = re.compile(rb"/\.|//|%|\\")
+CLIMBS = re.compile(rb"[/\\]\.\.(?:[/\\]|$)")
+# A segment's end to some servers and not to others, so that they climb differently far.
+UNEVEN = re.compile(rb"//|\\|%2f|%5c", re.IGNORECASE)
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
@@ -55,17 +58,28 @@ def leaves_route(routes: Sequence[Route], path: bytes, route: Route | None) -> b
     """
     if MAY_RESOLVE.search(path) is None:
         return False
-    resolved = resolve(path)
-    if resolved is None or match_route(routes, resolved) is not route:
+    decoded = unquote_to_bytes(path)
+    if CLIMBS.search(decoded) and UNEVEN.search(path):
         return True
-    return route is not None and resolve(path[len(route.path.rstrip(b"/")) :]) is None
+    for reading in (path, decoded):
+        resolved = resolve(reading)
+        if resolved is None or match_route(routes, resolved) is not route:
+            return True
+        if route is not None and _climbs_out(reading, route):
+            return True
+    return False
+
+
+def _climbs_out(path: bytes, route: Route) -> bool:
+    """True where what follows the route's own path climbs over it, or does not follow it."""
+    own = route.path.rstrip(b"/")
+    return not path.startswith(own) or resolve(path[len(own) :]) is None
 
 
 def resolve(path: bytes) -> bytes | None:
-    """The path decoded once, without empty and dot segments; None if it climbs over the root."""
+    """The path without empty and dot segments; None if it climbs over the root."""
     segments: list[bytes] = []
-    decoded = unquote_to_bytes(path).replace(b"\\", b"/")
-    for segment in decoded.split(b"/"):
+    for segment in path.replace(b"\\", b"/").split(b"/"):
         if segment == b"..":
             if not segments:
                 return None

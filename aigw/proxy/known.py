@@ -60,7 +60,7 @@ class KnownRequest(Recognised):
         withheld: tuple[frozenset[bytes], frozenset[bytes]],
     ):
         super().__init__()
-        self.facts = facts
+        self.facts = facts.without_values(shape)
         self.route = route
         self.group = group
         form, own, names = request_format(facts.head, shape, withheld[0]), withheld[1], shape.names

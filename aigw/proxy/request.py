@@ -6,13 +6,16 @@ and how much, is the exchange's.  So one `Request` serves all requests that a te
 
 from __future__ import annotations
 
+from copy import copy
 from typing import TYPE_CHECKING
 
 from aigw.policy.routes import split_target
+from aigw.wire.template import without_values
 
 if TYPE_CHECKING:
     from aigw.policy import Route
     from aigw.wire.head import RequestHead
+    from aigw.wire.template import Shape
 
 # RFC 9110, 9.2.2: sending these twice does no more than sending them once.
 IDEMPOTENT_METHODS = frozenset({b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"})
@@ -45,3 +48,9 @@ class Request:
         self.is_head = head.method == b"HEAD"
         has_key = IDEMPOTENCY_KEY in head.known and IDEMPOTENCY_KEY not in head.connection_options
         self.is_replayable = head.method in IDEMPOTENT_METHODS or has_key
+
+    def without_values(self, shape: Shape) -> Request:
+        """A copy to keep for all requests of that shape."""
+        kept = copy(self)
+        kept.head = without_values(self.head, shape)
+        return kept

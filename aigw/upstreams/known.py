@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aigw.wire.head import AnswerHead
 from aigw.wire.rewrite import answer_format
-from aigw.wire.template import Recognised, Shape, Templates, answer_shape
+from aigw.wire.template import Recognised, Shape, Templates, answer_shape, without_values
 
 # Shapes known for one member.
 MAX_SHAPES = 32
@@ -15,14 +15,14 @@ LOOKED_AT = frozenset({401, 403})
 class KnownAnswer(Recognised):
     """What one template knows.  `length` is the group of the body's length, 0 where it is chunked.
 
-    `head` is the one that was learned from: what lies in its groups is not this answer's.
+    `head` is the one that was learned from, without the values of its groups.
     """
 
     __slots__ = ("format", "head", "length")
 
     def __init__(self, head: AnswerHead, shape: Shape):
         super().__init__()
-        self.head = head
+        self.head = without_values(head, shape)
         self.format = answer_format(head, shape)
         length = b"content-length"
         self.length = shape.names.index(length) + 1 if length in shape.names else 0

@@ -56,7 +56,7 @@ ANSWER_NAMES = [
 FITTING: dict[bytes, list[bytes]] = {
     b"host": [b"gw", b"gw:8080", b"[::1]:80", b"", b"a.*b", b"a/b"],
     b"authorization": [
-        *(b"Bearer user1", b"bearer k2", b"BEARER  aigw-x", b"Bearer sk-own"),
+        *(b"Bearer user1", b"bearer k2", b"BEARER  aigw-x", b"Bearer sk-own", b"Bearer\tuser1"),
         *(b"Bearer \tuser1", b"Basic dTpw", b"Bearer", b"user1", b"Bearer a b", b"Bearer  "),
     ],
     b"content-length": [b"0", b"5", b"007", b"123456789012345678", b"+5", b"5_0", b"5, 5", b"-1"],
@@ -86,7 +86,7 @@ VALUES = [
 # Most heads are written as everybody writes them; of the others every line may be odd.
 PLAIN_PART = 0.7
 ODD_COLONS = [b": "] * 8 + [b":", b":  ", b":\t", b": \t", b" : "]
-ODD_LINE_ENDS = [b"\r\n"] * 8 + [b" \r\n", b"\t\r\n", b"\r\n ", b"\r\r\n"]
+ODD_LINE_ENDS = [b"\r\n"] * 8 + [b"\n", b" \r\n", b"\t\r\n", b"\r\n ", b"\r\r\n"]
 
 # ---- what heads are changed by -------------------------------------------------------------------
 
