@@ -466,7 +466,8 @@ async def clients_of_each(gateway: GatewayProcess, known: list[Peer], data: byte
 
 
 def test_ten_thousand_keys(record_property: Callable[[str, object], None]) -> None:
-    """Start and reload; the assertions are generous, since the machine may be busy."""
+    """Start and reload.  A busy machine makes gaps of its own, now here, now there; a pause that a
+    reload makes is there each time: so the best of three reloads is what counts."""
 
     def keys(revoked: bool) -> str:
         lines = []
@@ -488,12 +489,14 @@ def test_ten_thousand_keys(record_property: Callable[[str, object], None]) -> No
                 assert (await gateway.ask(request(key="key-9999"))).status == 200
                 clients = await gateway.one_for_each_worker(2)
                 calm = await worst_gaps(clients, asyncio.create_task(asyncio.sleep(1.0)))
-                gateway.write(config(mock.port, keys="") + keys(True))
-                begun_s = time.monotonic()
-                reloading = asyncio.create_task(gateway.reload())
-                pauses = await worst_gaps(clients, reloading)
-                reload_s = time.monotonic() - begun_s
-                assert reloading.result()["late"] == []
+                pauses: list[float] = []
+                for revoked in (True, False, True):
+                    gateway.write(config(mock.port, keys="") + keys(revoked))
+                    begun_s = time.monotonic()
+                    reloading = asyncio.create_task(gateway.reload())
+                    pauses.append(max(await worst_gaps(clients, reloading)))
+                    reload_s = time.monotonic() - begun_s
+                    assert reloading.result()["late"] == []
                 assert (await gateway.ask(request(key="key-9998"))).status == 200
                 assert (await gateway.ask(request(key="key-9999"))).code == "invalid_api_key"
                 return start_s, reload_s, calm, pauses
@@ -502,11 +505,11 @@ def test_ten_thousand_keys(record_property: Callable[[str, object], None]) -> No
     record_property("start_s", start_s)
     said = (
         f"start {start_s:.2f} s, reload {reload_s:.2f} s, worst gap while calm "
-        f"{max(calm) * 1e3:.1f} ms, during the reload {max(pauses) * 1e3:.1f} ms"
+        f"{max(calm) * 1e3:.1f} ms, during the best of three reloads {min(pauses) * 1e3:.1f} ms"
     )
     print(said)
     assert start_s < 4, said
-    assert max(pauses) < 0.2, said
+    assert min(pauses) < 0.1, said
 
 
 async def worst_gaps(clients: list[Peer], until: asyncio.Task[object]) -> list[float]:
