@@ -8,7 +8,7 @@ import orjson
 import pytest
 from conversation import Gateway, Peer, Upstream, answering, converse, ok, toml
 
-pytestmark = pytest.mark.usefixtures("both_ways")
+pytestmark = pytest.mark.usefixtures("every_way")
 
 KEY = b"X-API-Key: user1\r\n"
 GET = b"GET /v1/models HTTP/1.1\r\nHost: gw\r\n" + KEY + b"\r\n"
