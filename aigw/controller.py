@@ -29,6 +29,7 @@ from aigw.admin.listener import Access, AdminListener, Reloaded
 from aigw.config import ConfigError
 from aigw.errors import StartError
 from aigw.memory import CounterRegion, WorkerState
+from aigw.memory.policy_area import ACKNOWLEDGE_S
 from aigw.observe.metrics import Regions, WorkerMetrics
 from aigw.policy import Policy, compile_policy, load_policy, retain_rows
 from aigw.upstreams.connector import prepare_tls
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from aigw.config import Listen, Settings
     from aigw.memory import Memory
 
-ACKNOWLEDGE_S = 2.0  # a worker looks four times a second; who needs longer hangs
 LOOK_S = 0.02
 FIXED = ("address", "admin", "workers")  # of [listen]: bound or forked at the start
 

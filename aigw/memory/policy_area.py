@@ -15,6 +15,10 @@ from aigw.errors import StartError
 from aigw.memory.layout import POLICY_BYTES, POLICY_HEAD_WORDS, WORD_BYTES, Layout
 from aigw.memory.words import Control, Word, WordRow
 
+# A worker looks four times a second; who has not taken a new policy by then hangs.  The controller
+# has it replaced, and it admits nothing any more should it wake up.
+ACKNOWLEDGE_S = 2.0
+
 
 class PolicyTooLarge(StartError):  # noqa: N818
     """The compiled policy does not fit: far too many keys, routes or certificates."""

@@ -9,13 +9,11 @@ import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from aigw.memory.policy_area import ACKNOWLEDGE_S
 from aigw.policy import load_policy
 from aigw.policy.client_address import TrustedProxies
 from aigw.proxy.known import KnownRequests
 from aigw.upstreams.group import Group
-
-# The controller waits so long for acknowledgements before it has a worker replaced.
-RELOAD_LATE_S = 2.0
 
 if TYPE_CHECKING:
     from aigw.memory import Memory
@@ -89,12 +87,12 @@ class Services:
     def follow_policy(self) -> None:
         """Take the newest policy; called at each request and each sweep, so one load if it is old.
 
-        Who missed one for `RELOAD_LATE_S` has a successor by now and admits nothing any more.
+        Who missed one for `ACKNOWLEDGE_S` has a successor by now and admits nothing any more.
         """
         area = self.memory.policy
         if area.version == self.policy_version:
             return
-        if time.monotonic_ns() - area.published_at_ns > RELOAD_LATE_S * 1e9:
+        if time.monotonic_ns() - area.published_at_ns > ACKNOWLEDGE_S * 1e9:
             self.retired = True
             return
         version, blob = area.read()
