@@ -257,7 +257,7 @@ class ClientConnection(asyncio.Protocol):
         if end > services.policy.head_bytes:
             return False
         known.hits += 1
-        if not services.trusted.any and express.send(self, known, found, data) is not None:
+        if not services.trusted.any and express.send(self, known, found, data):
             return True
         self._state = State.BODY
         self.exchange = exchange = self.new_exchange(time.monotonic())

@@ -33,27 +33,27 @@ if TYPE_CHECKING:
 
 def send(
     client: ClientConnection, known: KnownRequest, found: re.Match[bytes], data: bytes
-) -> Exchange | None:
-    """Admit the request at the start of `data` and send it on; None where that is not plain."""
+) -> bool:
+    """Admit the request at the start of `data` and send it on; False where that is not plain."""
     services, route, end = client.services, known.route, found.end()
     length = int(found[known.length]) if known.length else 0
     plain = known.is_plain and len(data) - end == length <= services.policy.body_bytes
     if not plain or services.retired:
-        return None
+        return False
     key = services.policy.keys.get(sha256(found[known.credential]).digest())
     if key is None or key.revoked or key.expires_at <= time.time():
-        return None
+        return False
     if key.routes is not None and route.index not in key.routes:
-        return None
+        return False
     group, now_s = known.group, time.monotonic()
     member = group.choose(now_s, services.is_member_out)
     connection = None if member is None else member.take_idle(now_s)
     if member is None or connection is None:
-        return None
+        return False
     limits = services.limits
     if limits.admit(key, route, group.settings, now_s) is not None:
         member.idle.append(connection)
-        return None
+        return False
     group.next_turn()
 
     exchange = client.new_exchange(now_s)
@@ -83,7 +83,7 @@ def send(
     head = known.head_for(member, found, group.credential_lines())
     connection.transport.write(head + piece if piece else head)
     exchange.overhead_s = time.monotonic() - now_s
-    return exchange
+    return True
 
 
 def receive(exchange: Exchange, known: KnownAnswer, found: re.Match[bytes], rest: bytes) -> bool:
