@@ -299,6 +299,20 @@ def test_bad_http_is_answered_and_closed(sent: bytes, status: int) -> None:
     assert "close" in headers.get("connection", "").lower()
 
 
+def test_a_malformed_request_after_head_is_answered_with_its_body() -> None:
+    desk = Desk()
+    raw: list[bytes] = []
+
+    async def talk(ask: Ask) -> None:
+        head = b"HEAD /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        raw.append(await ask(head + b"GARBAGE\r\n\r\n"))
+
+    served(desk, talk)
+    head, _, body = raw[0].partition(b"HTTP/1.1 400 ")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"error" in body.partition(b"\r\n\r\n")[2]
+
+
 def test_requests_follow_each_other_on_one_connection() -> None:
     desk = Desk()
     several = (

@@ -1,0 +1,123 @@
+"""Where the fast lanes and sudden ends once differed from the story: each fault keeps its test."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import pytest
+from conversation import Gateway, Peer, Upstream, converse, ok, toml
+
+GET = b"GET /v1/models HTTP/1.1\r\nHost: gw\r\nX-API-Key: user1\r\n\r\n"
+LARGE = GET.replace(b"\r\n\r\n", b"\r\nX-Large: 1\r\n\r\n")
+
+
+async def serve(peer: Peer) -> None:
+    """A small answer, or a large one on demand."""
+    while True:
+        head, _ = await peer.request()
+        await peer.send(ok(b"x" * (50_000 if b"X-Large" in head else 10)))
+
+
+def test_an_answer_that_fills_the_client_leaves_no_paused_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def conversation() -> None:
+        async with Upstream(serve) as upstream, Gateway(toml(upstream)) as gateway:
+            client = await gateway.client()
+            for request in (GET, LARGE):
+                for _ in range(8):  # until the shape is known
+                    await client.send(request)
+                    assert (await client.answer()).whole
+            loop = asyncio.get_running_loop()
+            deaf = socket.socket()
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.setblocking(False)
+            await loop.sock_connect(deaf, ("127.0.0.1", gateway.port))
+            served = len(gateway.records)
+            member = gateway.services.groups()[0].members[0]
+            while not any(c._is_full for c in gateway.services.connections):
+                await loop.sock_sendall(deaf, LARGE)
+                served += 1
+                async with asyncio.timeout(2):
+                    while len(gateway.records) < served:
+                        await asyncio.sleep(0.001)
+            assert all(connection.transport.is_reading() for connection in member.idle)
+            await client.send(GET)
+            assert (await client.answer()).whole
+            deaf.close()
+
+    monkeypatch.setattr("aigw.wire.template.BUILD_PAUSE_S", 0.0)
+    converse(conversation())
+
+
+@pytest.mark.parametrize("rule", ["round_robin", "least_inflight"])
+@pytest.mark.usefixtures("every_way")
+def test_two_members_share_on_every_lane(rule: str) -> None:
+    async def conversation() -> None:
+        async with Upstream(serve) as first, Upstream(serve) as second:
+            text = toml(first, second, upstream=f'balance = "{rule}"')
+            async with Gateway(text) as gateway:
+                client = await gateway.client()
+                for _ in range(20):
+                    await client.send(GET)
+                    assert (await client.answer()).status == 200
+                await gateway.settled()
+                members = [record["member"] for record in gateway.records]
+                assert {members.count(member) for member in members} == {10}
+
+    converse(conversation())
+
+
+def test_a_removed_members_gauges_do_not_stand_still() -> None:
+    async def conversation() -> None:
+        async with (
+            Upstream(serve) as first,
+            Upstream(serve) as second,
+            Gateway(toml(first)) as gateway,
+        ):
+            labels = ("upstream_connections", "up", f"127.0.0.1:{first.port}", "idle")
+            gateway.metrics.words[gateway.metrics.gauge(*labels)] = 6
+            gateway.publish(toml(second))
+            assert (await gateway.ask(GET)).status == 200
+            assert gateway.value(*labels) == 0
+
+    converse(conversation())
+
+
+def test_until_it_is_complete_an_answer_that_ends_by_close_would_end_by_reset() -> None:
+    """Also if the process dies: the kernel sends RST then, not a FIN that looks like the end."""
+
+    async def conversation() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(b"HTTP/1.1 200 OK\r\n\r\nhel")
+            await peer.rest()
+
+        async with Upstream(script) as upstream, Gateway(toml(upstream)) as gateway:
+            client = await gateway.client()
+            await client.send(GET.replace(b"HTTP/1.1", b"HTTP/1.0"))
+            await client.until(b"hel")
+            (connection,) = gateway.services.connections
+            sock = connection.transport.get_extra_info("socket")
+            linger = sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8)
+            assert struct.unpack("ii", linger) == (1, 0)
+
+    converse(conversation())
+
+
+def test_draining_closes_only_what_has_been_idle_for_a_while() -> None:
+    async def conversation() -> None:
+        async with Upstream(serve) as upstream, Gateway(toml(upstream)) as gateway:
+            client = await gateway.client()
+            await client.send(GET)
+            assert (await client.answer()).whole
+            (connection,) = gateway.services.connections
+            connection.close_if_idle(gateway.services.clock_s - 1.0)
+            await client.send(GET)
+            assert (await client.answer()).whole
+            connection.close_if_idle(gateway.services.clock_s + 1.0)
+            assert await client.closed()
+
+    converse(conversation())
