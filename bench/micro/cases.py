@@ -1,0 +1,263 @@
+"""The table of what is measured.  Each case prepares a gateway and gives the call to measure.
+
+A case that no longer fits the code fails when it is prepared, and is reported; the others run.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterable
+from typing import NamedTuple
+
+from bench.micro.gateway import KEY, LIMITED_KEY, MicroGateway
+from bench.request import RequestMaker, RequestPlan
+
+Call = Callable[[], None]
+VARIANTS = 64  # of a head whose values vary; they come round again, which no template notices
+
+CHUNK = b"%x\r\n%b\r\n" % (200, b"data: " + b"z" * 192 + b"\n\n")
+ANSWER_BODY = b"y" * 1200
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\ncontent-type: application/json\r\n"
+    b"content-length: 1200\r\nx-request-id: req_1\r\n\r\n" + ANSWER_BODY
+)
+CHUNKED_ANSWER = (
+    b"HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\ncontent-type: %b\r\n"
+    b"transfer-encoding: chunked\r\nx-request-id: req_1\r\n\r\n"
+)
+# 25 fields, as a provider behind a CDN sends them; the eight with a number differ each time.
+PROVIDER_HEAD = """HTTP/1.1 200 OK
+date: Thu, 01 Jan 2026 00:00:{0:02d} GMT
+content-type: application/json
+content-length: 1200
+connection: keep-alive
+access-control-expose-headers: X-Request-ID
+openai-organization: example
+openai-processing-ms: {0}
+openai-project: proj_example
+openai-version: 2020-10-01
+x-envoy-upstream-service-time: {0}
+x-ratelimit-limit-requests: 10000
+x-ratelimit-limit-tokens: 200000
+x-ratelimit-remaining-requests: 99{0:02d}
+x-ratelimit-remaining-tokens: 1999{0:02d}
+x-ratelimit-reset-requests: {0}ms
+x-ratelimit-reset-tokens: 0s
+x-request-id: req_{0:032x}
+x-openai-proxy-wasm: v0.1
+cf-cache-status: DYNAMIC
+strict-transport-security: max-age=31536000; includeSubDomains; preload
+x-content-type-options: nosniff
+server: cloudflare
+cf-ray: {0:016x}-FRA
+alt-svc: h3=":443"; ma=86400
+vary: Accept-Encoding
+
+"""
+
+
+def request(body_bytes: int = 600, key: str = KEY, stream: bool = False) -> bytes:
+    """The OpenAI SDK's head and a body of that size."""
+    return RequestMaker(RequestPlan(key=key, body_bytes=body_bytes, stream=stream)).next()
+
+
+def varying_requests() -> list[bytes]:
+    plan = RequestPlan(vary=True)
+    return [RequestMaker(plan._replace(body_bytes=600 + i)).next() for i in range(VARIANTS)]
+
+
+def provider_answers() -> list[bytes]:
+    heads = [PROVIDER_HEAD.format(i).replace("\n", "\r\n") for i in range(VARIANTS)]
+    return [head.encode("ascii") + ANSWER_BODY for head in heads]
+
+
+# ---- whole exchanges -----------------------------------------------------------------------------
+
+
+def exchange_of(
+    gateway: MicroGateway, requests: Iterable[bytes], answers: Iterable[bytes]
+) -> Awaitable[Call]:
+    """An exchange with the next of each, in turn."""
+    next_request = itertools.cycle(requests).__next__
+    next_answer = itertools.cycle(answers).__next__
+
+    def exchange() -> None:
+        gateway.client(next_request())
+        gateway.upstream(next_answer())
+
+    return gateway.warm(exchange)
+
+
+async def plain(gateway: MicroGateway) -> Call:
+    return await exchange_of(gateway, [request()], [ANSWER])
+
+
+async def large(gateway: MicroGateway) -> Call:
+    return await exchange_of(gateway, [request(20480)], [ANSWER])
+
+
+async def ids(gateway: MicroGateway) -> Call:
+    return await exchange_of(gateway, varying_requests(), provider_answers())
+
+
+async def split(gateway: MicroGateway) -> Call:
+    """Not for the express lane, which wants the whole request in one read."""
+    head, _, body = request().partition(b"\r\n\r\n")
+    head += b"\r\n\r\n"
+
+    def exchange() -> None:
+        gateway.client(head)
+        gateway.client(body)
+        gateway.upstream(ANSWER)
+
+    return await gateway.warm(exchange)
+
+
+async def unknown(gateway: MicroGateway) -> Call:
+    """Heads that no template can know, since no two are alike where templates are literal."""
+    start, host, rest = request().partition(b"Host: ")
+    count = itertools.count().__next__
+
+    def exchange() -> None:
+        gateway.client(b"%b%b%d." % (start, host, count()) + rest)
+        gateway.upstream(ANSWER)
+
+    return await gateway.warm(exchange)
+
+
+async def wrong_key(gateway: MicroGateway) -> Call:
+    asked = request(key="sk-nobodys")
+    return await gateway.warm(lambda: gateway.client(asked))
+
+
+async def over_limit(gateway: MicroGateway) -> Call:
+    asked = request(key=LIMITED_KEY)
+    gateway.client(asked)  # takes the one token there is
+    gateway.upstream(ANSWER)
+    return await gateway.warm(lambda: gateway.client(asked))
+
+
+# ---- bytes of an answer on their way -------------------------------------------------------------
+
+
+async def chunk_of(gateway: MicroGateway, content_type: bytes, stream: bool) -> Call:
+    """One more chunk of an answer that has begun and does not end."""
+    asked, head = request(stream=stream), CHUNKED_ANSWER % content_type
+
+    def whole() -> None:
+        gateway.client(asked)
+        gateway.upstream(head + CHUNK)
+        gateway.upstream(b"0\r\n\r\n")
+
+    await gateway.warm(whole)
+    gateway.client(asked)
+    gateway.upstream(head)
+    return await gateway.warm(lambda: gateway.upstream(CHUNK))
+
+
+async def stream_chunk(gateway: MicroGateway) -> Call:
+    return await chunk_of(gateway, b"text/event-stream; charset=utf-8", True)
+
+
+async def chunked_chunk(gateway: MicroGateway) -> Call:
+    return await chunk_of(gateway, b"application/json", False)
+
+
+# ---- single functions ----------------------------------------------------------------------------
+
+
+async def parse_request(gateway: MicroGateway) -> Call:
+    from aigw.wire.head import read_request
+
+    head = request().partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    return lambda: void(read_request(head))
+
+
+async def parse_answer(gateway: MicroGateway) -> Call:
+    from aigw.wire.head import AnswerReader
+
+    head = provider_answers()[0]
+    return lambda: void(AnswerReader(len(head)).feed(head))
+
+
+async def match(gateway: MicroGateway) -> Call:
+    from aigw.wire.head import read_request
+    from aigw.wire.template import request_shape
+
+    head = varying_requests()[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    shape = request_shape(read_request(head), head)
+    assert shape is not None
+    matches = shape.pattern().match
+    assert matches(head)
+    return lambda: void(matches(head))
+
+
+async def bucket(gateway: MicroGateway) -> Call:
+    from aigw.memory import BucketTable, allot_bucket
+
+    table = BucketTable(gateway.memory, 0)
+    buckets = (allot_bucket(gateway.memory, "micro", 1e9, 1e9, 0.0),)
+    assert table.admit(buckets, 9.0) is None
+    return lambda: void(table.admit(buckets, 9.0))
+
+
+async def access_line(gateway: MicroGateway) -> Call:
+    from aigw.observe.access_log import Record, encode
+
+    record = Record(
+        time="2026-01-01T00:00:00.000Z",
+        request_id="req_0123456789ab00000001",
+        key="bench",
+        user="bench:127.0.0.1",
+        app="default",
+        client_ip="127.0.0.1",
+        method="POST",
+        path="/v1/chat/completions",
+        status=200,
+        route="/v1",
+        upstream="nobody",
+        member="http://127.0.0.1:9",
+        attempts=1,
+        bytes_in=600,
+        bytes_out=1200,
+        ttfb_ms=0.123,
+        duration_ms=0.234,
+        overhead_us=45,
+    )
+    assert b"chat" in encode(record)
+    return lambda: void(encode(record))
+
+
+async def metrics(gateway: MicroGateway) -> Call:
+    return lambda: gateway.metrics.finish("/v1", "nobody", 200, 0.000234, 0.000123)
+
+
+def void(value: object) -> None:
+    """What a call gives is not looked at."""
+
+
+class Case(NamedTuple):
+    name: str
+    prepare: Callable[[MicroGateway], Awaitable[Call]]
+    meaning: str
+    answer: bytes = b""  # how that begins which the client is sent
+
+
+OK = b"HTTP/1.1 200 "
+CASES = (
+    Case("plain", plain, "exchange: 600 B request, heads repeat", OK),
+    Case("large", large, "exchange: 20 KiB request", OK),
+    Case("ids", ids, "exchange: ids and length vary, a provider's 25 fields", OK),
+    Case("split", split, "exchange: head known, body in a second read", OK),
+    Case("unknown", unknown, "exchange: request heads never alike (h11)", OK),
+    Case("401", wrong_key, "request with an unknown key", b"HTTP/1.1 401 "),
+    Case("429", over_limit, "request over its key's rate", b"HTTP/1.1 429 "),
+    Case("stream-chunk", stream_chunk, "200 B event of a stream", CHUNK),
+    Case("chunked-chunk", chunked_chunk, "200 B chunk of a chunked answer", CHUNK),
+    Case("parse-request", parse_request, "request head, by h11 and the gate"),
+    Case("parse-answer", parse_answer, "answer head of 25 fields, by h11"),
+    Case("match", match, "request head against a template"),
+    Case("bucket", bucket, "one bucket, admitted"),
+    Case("access-line", access_line, "one access line"),
+    Case("metrics", metrics, "counters of a finished request"),
+)
