@@ -10,6 +10,7 @@ Without `-c`: `./gateway.toml`; without that file, what the providers' variables
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -105,9 +106,14 @@ class _Version(argparse.Action):
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    # Loading 300 modules leaves 0.3 MiB of garbage; looking for it costs a sixth of the start.
+    # What they hold stays for good, so no collector need look at it later either.
+    gc.disable()
     from aigw.config import describe, load, override
     from aigw.master import run_master
 
+    gc.freeze()
+    gc.enable()
     path = _file(arguments.file)
     if path is None:
         made = _from_variables(arguments)

@@ -28,7 +28,6 @@ import gc
 import logging
 import math
 import os
-import secrets
 import select
 import signal
 import socket
@@ -40,7 +39,6 @@ from enum import IntEnum
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from aigw.controller import ControllerChild, run_controller
 from aigw.errors import StartError
 from aigw.host import Notifier, worker_count
 from aigw.memory import Memory, WorkerState
@@ -70,6 +68,7 @@ from aigw.worker import WorkerChild, run_worker
 
 if TYPE_CHECKING:
     from aigw.config import Settings
+    from aigw.controller import ControllerChild
 
 log = logging.getLogger("aigw")
 
@@ -98,7 +97,7 @@ def run_master(
     reload: Callable[[], Settings],
     *,
     worker: Callable[[WorkerChild], int] = run_worker,
-    controller: Callable[[ControllerChild], int] = run_controller,
+    controller: Callable[[ControllerChild], int] | None = None,
 ) -> int:
     """Serve until told to stop; returns the exit status.
 
@@ -218,7 +217,7 @@ class Master:
         common: Common,
         notifier: Notifier,
         run_worker: Callable[[WorkerChild], int],
-        run_controller: Callable[[ControllerChild], int],
+        run_controller: Callable[[ControllerChild], int] | None,
     ) -> None:
         self._common = common
         self._memory = common.memory
@@ -242,9 +241,7 @@ class Master:
 
     def run(self) -> int:
         """Start all, watch, end all; returns the exit status."""
-        # What exists now is shared with all children as long as nobody's collector touches it.
         gc.collect()
-        gc.freeze()
         try:
             while not self._ended():
                 self._tend()
@@ -434,7 +431,7 @@ class Master:
         memory, common = self._memory, self._common
         memory.used = max(memory.used, index + 1)
         row = memory.workers[index]
-        row.socket_index, row.life = slot, secrets.randbits(63)
+        row.socket_index, row.life = slot, int.from_bytes(os.urandom(8)) >> 1
         row.heartbeat_ns, row.acked_version = time.monotonic_ns(), 0
         row.state = WorkerState.STARTING
 
@@ -461,6 +458,11 @@ class Master:
     def _start_controller(self) -> None:
         if self._now_s < self._controller_restarts.start_at_s:
             return
+        # No client waits for the controller: what it alone needs is loaded once the first workers
+        # are forked, and in the master, so that its successors are of the same make.
+        from aigw.controller import ControllerChild, run_controller
+
+        run = self._run_controller or run_controller
         common = self._common
         report, told = os.pipe()
         os.set_blocking(report, False)
@@ -468,7 +470,7 @@ class Master:
         def life(commands: int) -> int:
             close_listeners(common.listeners, remove=False)
             listen = common.settings.listen
-            return self._run_controller(
+            return run(
                 ControllerChild(self._memory, common.admin, listen, commands, told, common.reload)
             )
 
@@ -489,6 +491,8 @@ class Master:
 
         A sibling that held the write end of a pipe would hide its end from the reader.
         """
+        # What exists now is shared with the child as long as nobody's collector touches it.
+        gc.freeze()
         ends = [
             process.ends() for process in (*self._workers.values(), self._controller) if process
         ]

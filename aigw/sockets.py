@@ -18,7 +18,6 @@ Connections in the queue, and handshakes of which only the last ACK is missing, 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 import select
@@ -27,6 +26,7 @@ import stat
 import struct
 import sys
 import time
+from array import array
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +68,10 @@ FAULTS = {
     errno.EMFILE: "the limit of open files is reached",
 }
 
-# Drop what is SYN without ACK (flags & (SYN|ACK) == SYN), keep all else. (code, jt, jf, k)
-DROP_PURE_SYNS = (
+Instruction = tuple[int, int, int, int]  # of classic BPF: code, jump if true, if false, operand
+
+# Drop what is SYN without ACK (flags & (SYN|ACK) == SYN), keep all else.
+DROP_PURE_SYNS: tuple[Instruction, ...] = (
     (0x30, 0, 0, 13),  # load the byte at 13: the TCP flags
     (0x54, 0, 0, 0x12),  # and with ACK | SYN
     (0x15, 0, 1, 0x02),  # SYN alone?
@@ -350,10 +352,14 @@ def drop_new_connections(listener: socket.socket) -> None:
     if listener.family == socket.AF_UNIX:
         _remove_file(listener)
     elif LINUX:
-        program = b"".join(struct.pack("=HBBI", *line) for line in DROP_PURE_SYNS)
-        held = ctypes.create_string_buffer(program, len(program))
-        pointer = struct.pack("@HP", len(DROP_PURE_SYNS), ctypes.addressof(held))
-        listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)
+        _attach(listener, SO_ATTACH_FILTER, DROP_PURE_SYNS)
+
+
+def _attach(listener: socket.socket, option: int, program: Sequence[Instruction]) -> None:
+    """Hand a classic BPF program to the kernel, which copies it (struct sock_fprog)."""
+    code = array("B", b"".join(struct.pack("=HBBI", *line) for line in program))
+    address, _ = code.buffer_info()
+    listener.setsockopt(socket.SOL_SOCKET, option, struct.pack("@HP", len(program), address))
 
 
 def _remove_file(listener: socket.socket) -> None:
