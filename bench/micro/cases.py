@@ -10,66 +10,16 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
 from bench.micro.gateway import KEY, LIMITED_KEY, MicroGateway
-from bench.request import RequestMaker, RequestPlan
+from bench.micro.messages import (
+    ANSWER,
+    CHUNK,
+    CHUNKED_ANSWER,
+    provider_answers,
+    request,
+    varying_requests,
+)
 
 Call = Callable[[], None]
-VARIANTS = 64  # of a head whose values vary; they come round again, which no template notices
-
-CHUNK = b"%x\r\n%b\r\n" % (200, b"data: " + b"z" * 192 + b"\n\n")
-ANSWER_BODY = b"y" * 1200
-ANSWER = (
-    b"HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\ncontent-type: application/json\r\n"
-    b"content-length: 1200\r\nx-request-id: req_1\r\n\r\n" + ANSWER_BODY
-)
-CHUNKED_ANSWER = (
-    b"HTTP/1.1 200 OK\r\ndate: Thu, 01 Jan 2026 00:00:00 GMT\r\ncontent-type: %b\r\n"
-    b"transfer-encoding: chunked\r\nx-request-id: req_1\r\n\r\n"
-)
-# 25 fields, as a provider behind a CDN sends them; the eight with a number differ each time.
-PROVIDER_HEAD = """HTTP/1.1 200 OK
-date: Thu, 01 Jan 2026 00:00:{0:02d} GMT
-content-type: application/json
-content-length: 1200
-connection: keep-alive
-access-control-expose-headers: X-Request-ID
-openai-organization: example
-openai-processing-ms: {0}
-openai-project: proj_example
-openai-version: 2020-10-01
-x-envoy-upstream-service-time: {0}
-x-ratelimit-limit-requests: 10000
-x-ratelimit-limit-tokens: 200000
-x-ratelimit-remaining-requests: 99{0:02d}
-x-ratelimit-remaining-tokens: 1999{0:02d}
-x-ratelimit-reset-requests: {0}ms
-x-ratelimit-reset-tokens: 0s
-x-request-id: req_{0:032x}
-x-openai-proxy-wasm: v0.1
-cf-cache-status: DYNAMIC
-strict-transport-security: max-age=31536000; includeSubDomains; preload
-x-content-type-options: nosniff
-server: cloudflare
-cf-ray: {0:016x}-FRA
-alt-svc: h3=":443"; ma=86400
-vary: Accept-Encoding
-
-"""
-
-
-def request(body_bytes: int = 600, key: str = KEY, stream: bool = False) -> bytes:
-    """The OpenAI SDK's head and a body of that size."""
-    return RequestMaker(RequestPlan(key=key, body_bytes=body_bytes, stream=stream)).next()
-
-
-def varying_requests() -> list[bytes]:
-    plan = RequestPlan(vary=True)
-    return [RequestMaker(plan._replace(body_bytes=600 + i)).next() for i in range(VARIANTS)]
-
-
-def provider_answers() -> list[bytes]:
-    heads = [PROVIDER_HEAD.format(i).replace("\n", "\r\n") for i in range(VARIANTS)]
-    return [head.encode("ascii") + ANSWER_BODY for head in heads]
-
 
 # ---- whole exchanges -----------------------------------------------------------------------------
 
@@ -89,20 +39,20 @@ def exchange_of(
 
 
 async def plain(gateway: MicroGateway) -> Call:
-    return await exchange_of(gateway, [request()], [ANSWER])
+    return await exchange_of(gateway, [request(KEY)], [ANSWER])
 
 
 async def large(gateway: MicroGateway) -> Call:
-    return await exchange_of(gateway, [request(20480)], [ANSWER])
+    return await exchange_of(gateway, [request(KEY, 20480)], [ANSWER])
 
 
 async def ids(gateway: MicroGateway) -> Call:
-    return await exchange_of(gateway, varying_requests(), provider_answers())
+    return await exchange_of(gateway, varying_requests(KEY), provider_answers())
 
 
 async def split(gateway: MicroGateway) -> Call:
     """Not for the express lane, which wants the whole request in one read."""
-    head, _, body = request().partition(b"\r\n\r\n")
+    head, _, body = request(KEY).partition(b"\r\n\r\n")
     head += b"\r\n\r\n"
 
     def exchange() -> None:
@@ -115,7 +65,7 @@ async def split(gateway: MicroGateway) -> Call:
 
 async def unknown(gateway: MicroGateway) -> Call:
     """Heads that no template can know, since no two are alike where templates are literal."""
-    start, host, rest = request().partition(b"Host: ")
+    start, host, rest = request(KEY).partition(b"Host: ")
     count = itertools.count().__next__
 
     def exchange() -> None:
@@ -126,12 +76,12 @@ async def unknown(gateway: MicroGateway) -> Call:
 
 
 async def wrong_key(gateway: MicroGateway) -> Call:
-    asked = request(key="sk-nobodys")
+    asked = request("sk-nobodys")
     return await gateway.warm(lambda: gateway.client(asked))
 
 
 async def over_limit(gateway: MicroGateway) -> Call:
-    asked = request(key=LIMITED_KEY)
+    asked = request(LIMITED_KEY)
     gateway.client(asked)  # takes the one token there is
     gateway.upstream(ANSWER)
     return await gateway.warm(lambda: gateway.client(asked))
@@ -140,9 +90,9 @@ async def over_limit(gateway: MicroGateway) -> Call:
 # ---- bytes of an answer on their way -------------------------------------------------------------
 
 
-async def chunk_of(gateway: MicroGateway, content_type: bytes, stream: bool) -> Call:
+async def chunk_of(gateway: MicroGateway, content_type: bytes) -> Call:
     """One more chunk of an answer that has begun and does not end."""
-    asked, head = request(stream=stream), CHUNKED_ANSWER % content_type
+    asked, head = request(KEY), CHUNKED_ANSWER % content_type
 
     def whole() -> None:
         gateway.client(asked)
@@ -156,11 +106,11 @@ async def chunk_of(gateway: MicroGateway, content_type: bytes, stream: bool) -> 
 
 
 async def stream_chunk(gateway: MicroGateway) -> Call:
-    return await chunk_of(gateway, b"text/event-stream; charset=utf-8", True)
+    return await chunk_of(gateway, b"text/event-stream; charset=utf-8")
 
 
 async def chunked_chunk(gateway: MicroGateway) -> Call:
-    return await chunk_of(gateway, b"application/json", False)
+    return await chunk_of(gateway, b"application/json")
 
 
 # ---- single functions ----------------------------------------------------------------------------
@@ -169,7 +119,7 @@ async def chunked_chunk(gateway: MicroGateway) -> Call:
 async def parse_request(gateway: MicroGateway) -> Call:
     from aigw.wire.head import read_request
 
-    head = request().partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    head = request(KEY).partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     return lambda: void(read_request(head))
 
 
@@ -184,7 +134,7 @@ async def match(gateway: MicroGateway) -> Call:
     from aigw.wire.head import read_request
     from aigw.wire.template import request_shape
 
-    head = varying_requests()[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    head = varying_requests(KEY)[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     shape = request_shape(read_request(head), head)
     assert shape is not None
     matches = shape.pattern().match
@@ -202,7 +152,7 @@ async def bucket(gateway: MicroGateway) -> Call:
 
 
 async def access_line(gateway: MicroGateway) -> Call:
-    from aigw.observe.access_log import Record, encode
+    from aigw.observe.access_line import Clock, Subject, lines_of, subject_text
 
     record = Record(
         time="2026-01-01T00:00:00.000Z",
