@@ -363,7 +363,7 @@ def house(request: pytest.FixtureRequest) -> Iterator[House]:
             recognise_at_first_sight(patch)
         yield house
     if request.param == "recognised":
-        assert counted["requests"] > 10 and counted["answers"] > 5  # else nothing was shown
+        assert counted["requests"] and counted["answers"]  # else nothing was shown
 
 
 common = settings(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import pty
@@ -15,34 +14,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import pytest
 import uvloop
-from hypothesis import given
-from hypothesis import strategies as st
 
 from aigw.errors import StartError
 from aigw.observe import access_log as module
-from aigw.observe.access_log import (
-    LINE_BYTES,
-    AccessLog,
-    Clock,
-    Record,
-    check_destination,
-    encode,
-)
-
-# fmt: off
-CONTRACT = [
-    "time", "request_id", "key", "user", "app", "client_ip", "method", "path", "status", "error",
-    "route", "upstream", "member", "attempts", "bytes_in", "bytes_out", "ttfb_ms", "duration_ms",
-    "overhead_us", "stream",
-]
-NUMBERS = {"status", "attempts", "bytes_in", "bytes_out", "ttfb_ms", "duration_ms", "overhead_us"}
-# fmt: on
+from aigw.observe.access_line import LINE_BYTES
+from aigw.observe.access_log import AccessLog, check_destination
 
 
 def run(main: Awaitable[None]) -> None:
@@ -78,74 +58,6 @@ def started(destination: object, lost: Lost | None = None) -> AccessLog:
     log = AccessLog(str(destination), lost or Lost())
     log.start(asyncio.get_running_loop())
     return log
-
-
-# --- lines ------------------------------------------------------------------------------------
-
-
-def test_fields_are_the_contracts_in_its_order() -> None:
-    assert Record.__struct_fields__ == tuple(CONTRACT)
-    assert list(json.loads(encode(Record()))) == CONTRACT
-
-
-def test_a_line_says_what_the_record_says() -> None:
-    record = Record(request_id="r1", key="user1", path='/v1/"\n', status=200, ttfb_ms=1.5)
-    record.stream = True
-    text = encode(record)
-    assert text.endswith(b"\n")
-    assert text.count(b"\n") == 1
-    read = json.loads(text)
-    assert read == {**msgspec.structs.asdict(record)}
-    assert read["error"] is None
-
-
-texts = st.text(max_size=6000)
-
-
-@given(texts, texts, texts, texts)
-def test_no_line_is_longer_than_a_pipe_takes_at_once(
-    path: str, user: str, member: str, app: str
-) -> None:
-    record = Record(path=path, user=user, member=member, app=app, status=404, bytes_in=7)
-    text = encode(record)
-    assert len(text) <= LINE_BYTES
-    assert text.endswith(b"\n")
-    assert text.count(b"\n") == 1
-    read = json.loads(text)
-    assert read["status"] == 404
-    for name, full in (("path", path), ("user", user), ("member", member), ("app", app)):
-        kept = read[name]
-        assert kept == full or (kept.endswith("…") and full.startswith(kept[:-1]))
-
-
-def test_the_worst_record_fits() -> None:
-    record = Record(stream=True)
-    for name in CONTRACT[:-1]:
-        setattr(record, name, -(2**63) if name in NUMBERS else "\x01" * 100_000)
-    assert len(encode(record)) <= LINE_BYTES
-
-
-def test_a_long_path_is_cut_and_the_rest_kept() -> None:
-    read = json.loads(encode(Record(path="/" + "a" * 30_000, user="u" * 128, status=414)))
-    assert len(read["path"]) == 1024
-    assert read["path"].endswith("…")
-    assert read["user"] == "u" * 128
-
-
-@given(st.floats(0, 4_000_000_000))
-def test_clock(now_s: float) -> None:
-    text = Clock().text(now_s)
-    assert len(text) == len("2026-11-23T20:45:01.123Z")
-    read = datetime.fromisoformat(text)
-    assert read.tzinfo == UTC
-    assert 0 <= now_s - read.timestamp() < 0.001 + 1e-6
-
-
-def test_clock_goes_on_and_back() -> None:
-    clock = Clock()
-    assert clock.text(0.75) == "1970-01-01T00:00:00.750Z"
-    assert clock.text(1.25) == "1970-01-01T00:00:01.250Z"
-    assert clock.text(0.5) == "1970-01-01T00:00:00.500Z"
 
 
 # --- files ------------------------------------------------------------------------------------

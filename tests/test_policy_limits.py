@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import ceil
 
 import msgspec
 import pytest
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 from aigw.errors import Code
 from aigw.memory import Bucket, BucketTable, HeldTable, Memory, allot_bucket
 from aigw.policy import UpstreamPolicy
-from aigw.policy.limits import Limits, buckets_of, duration_text, standing_lines
+from aigw.policy.limits import (
+    Limits,
+    buckets_of,
+    claim_of,
+    duration_text,
+    standing_lines,
+    standing_of,
+)
 from tests.policies import new_key, new_route
 from tests.twins import policies
 
@@ -38,7 +46,7 @@ DURATIONS = [
 
 @pytest.mark.parametrize(("seconds", "text"), DURATIONS)
 def test_duration_text(seconds: float, text: bytes) -> None:
-    assert duration_text(seconds) == text
+    assert duration_text(ceil(seconds * 1000)) == text
 
 
 UNITS = {b"h": 3600.0, b"m": 60.0, b"s": 1.0, b"ms": 0.001}
@@ -46,7 +54,7 @@ UNITS = {b"h": 3600.0, b"m": 60.0, b"s": 1.0, b"ms": 0.001}
 
 @given(st.floats(0, 1e6))
 def test_a_duration_is_rounded_up_and_by_less_than_its_last_unit(seconds: float) -> None:
-    parts = re.findall(rb"([0-9]+)(h|ms|m|s)", duration_text(seconds))
+    parts = re.findall(rb"([0-9]+)(h|ms|m|s)", duration_text(ceil(seconds * 1000)))
     told_s = sum(int(number) * UNITS[unit] for number, unit in parts)
     last_s = UNITS[parts[-1][1]]
     assert seconds - 1e-9 <= told_s < seconds + last_s + 1e-9
@@ -54,14 +62,14 @@ def test_a_duration_is_rounded_up_and_by_less_than_its_last_unit(seconds: float)
 
 def test_standing_lines() -> None:
     bucket = Bucket(row=0, rate_per_s=2.0, burst=10.0)
-    assert standing_lines(b"x-", bucket, 3.7).decode().split("\r\n") == [
+    assert standing_lines(b"x-", standing_of(bucket, 3.7)).decode().split("\r\n") == [
         "x-ratelimit-limit-requests: 10",
         "x-ratelimit-remaining-requests: 3",
         "x-ratelimit-reset-requests: 4s",
         "",
     ]
-    assert b"remaining-requests: 0\r\n" in standing_lines(b"x-aigw-", bucket, -0.5)
-    assert b"reset-requests: 0ms\r\n" in standing_lines(b"x-aigw-", bucket, 10.0)
+    assert b"remaining-requests: 0\r\n" in standing_lines(b"x-aigw-", standing_of(bucket, -0.5))
+    assert b"reset-requests: 0ms\r\n" in standing_lines(b"x-aigw-", standing_of(bucket, 10.0))
 
 
 @pytest.fixture
@@ -102,39 +110,41 @@ def test_who_is_refused_has_taken_nothing(memory: Memory, limits: Limits) -> Non
         level = limits.buckets.level_of(bucket, NOW_S)
         return limits.held.total(slot), limits.held.total(place), level
 
-    assert limits.admit(key, route, upstream, NOW_S) is None
-    assert limits.admit(key, route, upstream, NOW_S) is None
+    assert limits.admit(claim_of(key, route, upstream), NOW_S) is None
+    assert limits.admit(claim_of(key, route, upstream), NOW_S) is None
     assert taken() == (2, 2, 1.0)
-    refusal = limits.admit(key, route, upstream, NOW_S)
+    refusal = limits.admit(claim_of(key, route, upstream), NOW_S)
     assert (refusal, taken()) == (Code.CONCURRENCY_LIMIT_EXCEEDED, (2, 2, 1.0))
     another = new_key("another")
-    refusal = limits.admit(another, route, upstream, NOW_S)
+    refusal = limits.admit(claim_of(another, route, upstream), NOW_S)
     assert (refusal, taken()) == (Code.OVERLOADED, (2, 2, 1.0))
     wider = new_key(bucket=bucket, held_row=slot, max_parallel=9)
-    refusal = limits.admit(wider, route, upstream, NOW_S)
+    refusal = limits.admit(claim_of(wider, route, upstream), NOW_S)
     assert (refusal, taken()) == (Code.OVERLOADED, (2, 2, 1.0))
-    limits.give_back(key, upstream)
-    assert limits.admit(key, route, upstream, NOW_S) is None
+    limits.give_back(claim_of(key, route, upstream))
+    assert limits.admit(claim_of(key, route, upstream), NOW_S) is None
     assert taken() == (2, 2, 0.0)
-    limits.give_back(key, upstream)
-    refusal = limits.admit(key, route, upstream, NOW_S)
+    limits.give_back(claim_of(key, route, upstream))
+    refusal = limits.admit(claim_of(key, route, upstream), NOW_S)
     assert (refusal, taken()) == (Code.RATE_LIMIT_EXCEEDED, (1, 1, 0.0))
-    limits.give_back(key, upstream)
+    limits.give_back(claim_of(key, route, upstream))
     assert taken() == (0, 0, 0.0)
 
 
 def test_without_limits_nothing_is_counted(limits: Limits) -> None:
     upstream = limited_upstream(-1, 0)
     for _ in range(1000):
-        assert limits.admit(new_key(), new_route(), upstream, NOW_S) is None
-    assert limits.standing(new_key(), new_route()) is None
+        assert limits.admit(claim_of(new_key(), new_route(), upstream), NOW_S) is None
+    assert limits.standing(claim_of(new_key(), new_route(), upstream)) is None
 
 
 def test_the_tightest_bucket_is_told(memory: Memory, limits: Limits) -> None:
     own = allot_bucket(memory, "own", 1.0, 50.0, NOW_S)
     on_route = allot_bucket(memory, "on route", 1.0, 5.0, NOW_S)
     key, route = new_key(bucket=own, route_buckets=(on_route,)), new_route(has_bucket=True)
-    assert limits.admit(key, route, limited_upstream(-1, 0), NOW_S) is None
-    assert limits.standing(key, route) == (on_route, 4.0)
+    upstream = limited_upstream(-1, 0)
+    claim = claim_of(key, route, upstream)
+    assert limits.admit(claim, NOW_S) is None
+    assert limits.standing(claim) == (on_route, 4, 1000)
     # A key without a bucket is told nothing of its neighbour's.
-    assert limits.standing(new_key(), new_route()) is None
+    assert limits.standing(claim_of(new_key(), new_route(), upstream)) is None

@@ -23,7 +23,7 @@ from aigw.upstreams.known import KnownAnswer
 from aigw.wire.gate import CREDENTIAL_FIELDS
 from aigw.wire.head import AnswerHead, AnswerReader, Field, HeadError, RequestHead, read_request
 from aigw.wire.rewrite import answer_head, request_head, start_of_request
-from aigw.wire.template import Shape, answer_shape, request_shape
+from aigw.wire.template import NO_GROUP, Shape, answer_shape, request_shape
 from tests.conversation import settings_of, toml
 
 MAX_HEAD_BYTES = 1 << 20
@@ -90,20 +90,20 @@ class RequestTwins:
         assert head.is_http_1_0 is learned.is_http_1_0 is False
         assert head.keep_alive is learned.keep_alive is True
         assert head.expects_continue is learned.expects_continue is False
-        assert head.body_length == (int(found[known.length]) if known.length else 0)
+        assert head.body_length == (int(value_of(found, known.length) or 0))
         assert head.connection_options == learned.connection_options
         check_fields(head.fields, learned.fields, self.shape, found)
 
     def _check_person(self, head: RequestHead, found: re.Match[bytes]) -> None:
         """Whose request it is, and from where: by the groups and by the fields."""
         known, keys = self.known, self.policy.keys
-        credentials = known.credentials_in(found)
+        credentials = known.credentials_in(found.groups())
         assert sorted(credentials) == sorted(credentials_in(head.known)), found.string
         assert identify(keys, credentials, 0.0) == identify(keys, credentials_in(head.known), 0.0)
         assert gateway_fields(keys, dict(credentials)) == gateway_fields(keys, head.known)
-        assert (found[known.user] if known.user else None) == head.known.get(b"x-user-id")
-        assert (found[known.app] if known.app else None) == head.known.get(b"x-app-id")
-        forwarded = [found[known.forwarded]] if known.forwarded else []
+        assert value_of(found, known.user) == head.known.get(b"x-user-id")
+        assert value_of(found, known.app) == head.known.get(b"x-app-id")
+        forwarded = [found.groups()[known.forwarded]] if known.forwarded != NO_GROUP else []
         assert forwarded == head.values(b"x-forwarded-for")
 
     def _check_output(self, head: RequestHead, found: re.Match[bytes]) -> None:
@@ -115,7 +115,7 @@ class RequestTwins:
         target = upstream_target(known.route, b"", facts.path, facts.query)
         start = start_of_request(head.method, target, member.settings.host_field)
         own = self.group.credential_lines()
-        assert known.head_for(member, found, own) == (
+        assert known.head_for(member, found.groups(), own) == (
             request_head(head, start, own, self._withheld(head))
         )
 
@@ -161,7 +161,11 @@ class AnswerTwins:
             assert getattr(head, name) == getattr(known.head, name), name
         assert head.connection_options == known.head.connection_options
         assert head.known.get(b"keep-alive") == known.head.known.get(b"keep-alive")
-        assert head.body_length == (int(found[known.length]) if known.length else -1)
+        assert head.body_length == int(value_of(found, known.length) or -1)
+
+
+def value_of(found: re.Match[bytes], number: int) -> bytes | None:
+    return None if number == NO_GROUP else found.groups()[number]
 
 
 def check_fields(

@@ -43,6 +43,8 @@ class PolicyArea:
 
     def __init__(self, shared: memoryview[int], control: Control, layout: Layout) -> None:
         self._control = control
+        # The word behind `version`, for who looks at each request: 0.1 µs less than the property.
+        self.version_word = control.view(Control.policy_version)
         self._areas = tuple(_area(shared, base) for base in layout.policies)
 
     @property

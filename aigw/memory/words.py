@@ -19,6 +19,11 @@ class WordRow:
         self._words = words
         self._base = base
 
+    def view(self, word: Word) -> memoryview[int]:
+        """That word alone, as a view of length one."""
+        start = self._base + word.offset
+        return self._words[start : start + 1]
+
 
 class Word:
     """One field of a `WordRow`: a signed 64-bit number."""

@@ -182,18 +182,25 @@ class WorkerMetrics:
         self, route: str, upstream: str, status: int, duration_s: float, ttfb_s: float
     ) -> None:
         """Count a finished request; `ttfb_s` < 0 if no byte of an answer came from upstream."""
+        self.finish_in(self.block(route, upstream, status), duration_s, ttfb_s)
+
+    def block(self, route: str, upstream: str, status: int) -> int:
+        """Where in `words` the requests of this kind are counted."""
         base = self._exchanges.get((route, upstream, status))
         if base is None:
             key = key_of(EXCHANGE, route, upstream, str(status))
-            base = self._exchanges[route, upstream, status] = self._region.allot(
-                key, EXCHANGE_WORDS
-            )
+            base = self._region.allot(key, EXCHANGE_WORDS)
+            self._exchanges[route, upstream, status] = base
+        return base
+
+    def finish_in(self, block: int, duration_s: float, ttfb_s: float) -> None:
+        """`finish` for who knows the block."""
         words = self.words
-        words[base + bisect_left(DURATION_BOUNDS_S, duration_s)] += 1
-        words[base + DURATION_SUM] += int(duration_s * 1e6)
+        words[block + bisect_left(DURATION_BOUNDS_S, duration_s)] += 1
+        words[block + DURATION_SUM] += int(duration_s * 1e6)
         if ttfb_s >= 0:
-            words[base + FIRST_BYTE + bisect_left(DURATION_BOUNDS_S, ttfb_s)] += 1
-            words[base + FIRST_BYTE_SUM] += int(ttfb_s * 1e6)
+            words[block + FIRST_BYTE + bisect_left(DURATION_BOUNDS_S, ttfb_s)] += 1
+            words[block + FIRST_BYTE_SUM] += int(ttfb_s * 1e6)
 
     def overhead(self, seconds: float) -> None:
         """Count the time that one request spent in aigw itself."""

@@ -7,9 +7,35 @@ from __future__ import annotations
 
 from math import ceil
 
+from msgspec import Struct
+
 from aigw.errors import Code
 from aigw.memory import Bucket, BucketTable, HeldTable
 from aigw.policy.compiled import Key, Route, UpstreamPolicy
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """What one request of a key on a route takes: its places, and a token of each bucket.
+
+    A row below 0: no such limit.
+    """
+
+    held_row: int
+    max_parallel: int
+    in_use_row: int
+    max_connections: int
+    buckets: tuple[Bucket, ...]
+
+
+def claim_of(key: Key, route: Route, upstream: UpstreamPolicy) -> Claim:
+    """What a request of this key on this route to this upstream takes."""
+    return Claim(
+        key.held_row,
+        key.max_parallel,
+        upstream.in_use_row,
+        upstream.pool.max_connections,
+        buckets_of(key, route),
+    )
 
 
 class Limits:
@@ -21,52 +47,53 @@ class Limits:
         self.buckets = buckets
         self.held = held
 
-    def admit(self, key: Key, route: Route, upstream: UpstreamPolicy, now_s: float) -> Code | None:
+    def admit(self, claim: Claim, now_s: float) -> Code | None:
         """Take a slot of the key, a place at the upstream and a token of each bucket, or nothing.
 
         None: all taken, `give_back` is due.  The buckets then know the tightest of them.
         """
         held = self.held
-        if key.held_row >= 0 and not held.take(key.held_row, key.max_parallel):
+        if claim.held_row >= 0 and not held.take(claim.held_row, claim.max_parallel):
             return Code.CONCURRENCY_LIMIT_EXCEEDED
-        if upstream.in_use_row >= 0 and not held.take(
-            upstream.in_use_row, upstream.pool.max_connections
-        ):
-            if key.held_row >= 0:
-                held.give(key.held_row)
+        if claim.in_use_row >= 0 and not held.take(claim.in_use_row, claim.max_connections):
+            if claim.held_row >= 0:
+                held.give(claim.held_row)
             return Code.OVERLOADED
-        buckets = buckets_of(key, route)
-        if buckets and self.buckets.admit(buckets, now_s) is not None:
-            self.give_back(key, upstream)
+        if claim.buckets and self.buckets.admit(claim.buckets, now_s) is not None:
+            self.give_back(claim)
             return Code.RATE_LIMIT_EXCEEDED
         return None
 
-    def give_back(self, key: Key, upstream: UpstreamPolicy) -> None:
+    def give_back(self, claim: Claim) -> None:
         """The slot and the place; a token once taken is spent."""
-        if key.held_row >= 0:
-            self.held.give(key.held_row)
-        if upstream.in_use_row >= 0:
-            self.held.give(upstream.in_use_row)
+        if claim.held_row >= 0:
+            self.held.give(claim.held_row)
+        if claim.in_use_row >= 0:
+            self.held.give(claim.in_use_row)
 
-    def standing(self, key: Key, route: Route) -> tuple[Bucket, float] | None:
-        """The tightest bucket and its level, right after `admit`; None for a key without any."""
+    def standing(self, claim: Claim) -> Standing | None:
+        """Right after `admit`: the tightest bucket as a client is told; None without any."""
         table = self.buckets
-        if table.tightest is None or not (key.bucket is not None or route.has_bucket):
+        if table.tightest is None or not claim.buckets:
             return None
-        return table.tightest, table.level
+        return standing_of(table.tightest, table.level)
 
 
-def standing_lines(prefix: bytes, bucket: Bucket, level: float) -> bytes:
+# A bucket, the whole tokens left in it, and the milliseconds until it is full.
+Standing = tuple[Bucket, int, int]
+
+
+def standing_of(bucket: Bucket, level: float) -> Standing:
+    """A level in the numbers that a client is told."""
+    missing_s = (bucket.burst - level) / bucket.rate_per_s
+    return bucket, int(level) if level > 0 else 0, ceil(missing_s * 1000)
+
+
+def standing_lines(prefix: bytes, standing: Standing) -> bytes:
     """OpenAI's three request headers: capacity, whole tokens left, time until full."""
-    missing = bucket.burst - level
-    return STANDING_LINES % (
-        prefix,
-        bucket.burst,
-        prefix,
-        level if level > 0 else 0,
-        prefix,
-        duration_text(missing / bucket.rate_per_s),
-    )
+    bucket, remaining, reset_ms = standing
+    reset = duration_text(reset_ms)
+    return STANDING_LINES % (prefix, bucket.burst, prefix, remaining, prefix, reset)
 
 
 STANDING_LINES = (
@@ -83,12 +110,11 @@ def buckets_of(key: Key, route: Route) -> tuple[Bucket, ...]:
     return (key.bucket,) if on_route is None else (key.bucket, on_route)
 
 
-def duration_text(seconds: float) -> bytes:
-    """OpenAI's spelling of a duration, rounded up: `12ms`, `1s`, `6m0s`, `1h0m0s`."""
-    if seconds < 0.999:
-        return b"%dms" % ceil(seconds * 1000)
-    whole = ceil(seconds)
-    minutes, rest = divmod(whole, 60)
+def duration_text(milliseconds: int) -> bytes:
+    """OpenAI's spelling of a duration, seconds rounded up: `12ms`, `1s`, `6m0s`, `1h0m0s`."""
+    if milliseconds < 1000:
+        return b"%dms" % milliseconds
+    minutes, rest = divmod(-(-milliseconds // 1000), 60)
     if minutes == 0:
         return b"%ds" % rest
     hours, minutes = divmod(minutes, 60)

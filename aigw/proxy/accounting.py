@@ -10,13 +10,17 @@ import time
 from typing import TYPE_CHECKING
 
 from aigw.errors import Code
-from aigw.observe.access_log import Clock, Record, encode
+from aigw.observe.access_line import Subject, subject_text
 
 if TYPE_CHECKING:
+    from aigw.observe.metrics import WorkerMetrics
+    from aigw.policy import Key
     from aigw.proxy.exchange import Exchange
+    from aigw.proxy.express import Lane
+    from aigw.proxy.services import Services
+    from aigw.upstreams.group import Group
 
 logger = logging.getLogger("aigw")
-_clock = Clock()
 
 OTHER = "other"  # the label of what has no configured name
 NOT_SUCCESS = 500  # from this status on an upstream's answer is not counted as a success
@@ -46,18 +50,19 @@ def attempt_abandoned(exchange: Exchange, reason: str) -> None:
 def attempt_succeeded(exchange: Exchange) -> None:
     """One attempt has brought a whole answer; a 5xx is a failure of the upstream all the same."""
     group, metrics = exchange.group, exchange.services.metrics
-    if exchange.status >= NOT_SUCCESS or group is None:
-        _attempt(exchange, "upstream_failures_total", "status_5xx")
-        return
-    words = group.success_words
-    if words is None:
-        name, reason = group.settings.name, "complete"
-        words = group.success_words = (
-            metrics.counter("upstream_attempts_total", name, reason),
-            metrics.counter("upstream_success_total", name, reason),
-        )
-    metrics.words[words[0]] += 1
-    metrics.words[words[1]] += 1
+    assert group is not None
+    for word in _attempt_words(metrics, group, exchange.status):
+        metrics.words[word] += 1
+
+
+def _attempt_words(metrics: WorkerMetrics, group: Group, status: int) -> tuple[int, int]:
+    """What a whole answer with this status counts in."""
+    name = group.settings.name
+    outcome, reason = "upstream_success_total", "complete"
+    if status >= NOT_SUCCESS:
+        outcome, reason = "upstream_failures_total", "status_5xx"
+    attempts = metrics.counter("upstream_attempts_total", name, reason)
+    return attempts, metrics.counter(outcome, name, reason)
 
 
 def _attempt(exchange: Exchange, outcome: str | None, reason: str) -> None:
@@ -81,9 +86,20 @@ def ended(exchange: Exchange) -> None:
     elif not exchange.attempts:  # an answer of our own: all of it was ours
         exchange.overhead_s = now_s - exchange.started_s
     _count(exchange, now_s)
-    log = services.log
-    if log.enabled:
-        log.append(encode(record_of(exchange, now_s)))
+    if services.log.enabled:
+        services.log.note(
+            (
+                exchange.started_s + services.wall_offset_s,
+                exchange.request_id,
+                subject_text(_subject_of(exchange)),
+                exchange.body.payload_bytes,
+                exchange.bytes_out,
+                exchange.first_byte_s - exchange.started_s if exchange.first_byte_s >= 0 else -1.0,
+                now_s - exchange.started_s,
+                exchange.overhead_s,
+                exchange.is_stream,
+            )
+        )
 
 
 def _count(exchange: Exchange, now_s: float) -> None:
@@ -99,21 +115,13 @@ def _count(exchange: Exchange, now_s: float) -> None:
         metrics.words[metrics.counter("rate_limited_total", exchange.key.name, error.word)] += 1
 
 
-def record_of(exchange: Exchange, now_s: float) -> Record:
-    """The access line's fields in the contract's order; None is what is not known."""
+def _subject_of(exchange: Exchange) -> Subject:
     request, key, member, group = exchange.request, exchange.key, exchange.member, exchange.group
-    started_s, first_byte_s = exchange.started_s, exchange.first_byte_s
     route = request.route if request is not None else None
-    user = app = None
-    if key is not None:
-        user = exchange.user.decode() if exchange.user else f"{key.name}:{exchange.client_ip}"
-        app = exchange.app.decode() if exchange.app else "default"
-    return Record(
-        _clock.text(exchange.began_at),
-        exchange.request_id.decode(),
+    return Subject(
         key.name if key is not None else None,
-        user,
-        app,
+        user_name(key, exchange.user, exchange.client_ip) if key is not None else None,
+        app_name(exchange.app) if key is not None else None,
         exchange.client_ip,
         request.method_text if request is not None else "",
         request.path_text if request is not None else "",
@@ -123,13 +131,99 @@ def record_of(exchange: Exchange, now_s: float) -> Record:
         group.settings.name if group is not None else None,
         member.label if member is not None else None,
         exchange.attempts,
-        exchange.body.payload_bytes,
-        exchange.bytes_out,
-        int((first_byte_s - started_s) * 1e6) / 1e3 if first_byte_s >= 0 else None,
-        int((now_s - started_s) * 1e6) / 1e3,
-        int(exchange.overhead_s * 1e6),
-        exchange.is_stream,
     )
+
+
+def user_name(key: Key, user: bytes | None, client_ip: str) -> str:
+    return user.decode() if user else f"{key.name}:{client_ip}"
+
+
+def app_name(app: bytes | None) -> str:
+    return app.decode() if app else "default"
+
+
+# ---- the express lane ----------------------------------------------------------------------------
+
+
+def sent_plainly(services: Services) -> None:
+    """`began`, `admitted` and a good key, at once."""
+    words = services.metrics.words
+    words[services.in_flight] += 1
+    words[services.auth_success] += 1
+    words[services.accepted] += 1
+
+
+class Outcome:
+    """What the records of many plain requests have in common, and the words they count in."""
+
+    __slots__ = ("app", "block", "member", "status", "subject", "terms", "user", "words")
+
+    def __init__(self, lane: Lane, status: int, user: bytes | None, app: bytes | None):
+        self.terms, self.member, self.status = lane.terms, lane.member, status
+        self.user, self.app = user, app
+        metrics, facts, group, key = (
+            lane.services.metrics,
+            lane.known.facts,
+            lane.known.group,
+            lane.terms.key,
+        )
+        route, upstream = lane.known.route.name, group.settings.name
+        self.block = metrics.block(route, upstream, status)
+        self.words = _attempt_words(metrics, group, status)
+        client_ip = lane.client.peer_ip or "unix"
+        self.subject = subject_text(
+            Subject(
+                key.name,
+                user_name(key, user, client_ip),
+                app_name(app),
+                client_ip,
+                facts.method_text,
+                facts.path_text,
+                status,
+                None,
+                route,
+                upstream,
+                lane.member.label,
+                1,
+            )
+        )
+
+
+def answered_plainly(
+    lane: Lane,
+    outcome: Outcome,
+    request_id: bytes,
+    bytes_out: int,
+    first_byte_s: float,
+    is_stream: bool,
+) -> None:
+    """`attempt_succeeded` and `ended`, at once."""
+    services, started_s = lane.services, lane.started_s
+    metrics = services.metrics
+    words = metrics.words
+    words[services.in_flight] -= 1
+    attempts, ended = outcome.words
+    words[attempts] += 1
+    words[ended] += 1
+    ended_s = time.monotonic()
+    overhead_s = lane.overhead_s + (ended_s - first_byte_s)
+    duration_s, ttfb_s = ended_s - started_s, first_byte_s - started_s
+    metrics.finish_in(outcome.block, duration_s, ttfb_s)
+    metrics.overhead(overhead_s)
+    if services.log.enabled:
+        services.log.note(
+            (
+                started_s + services.wall_offset_s,
+                request_id,
+                outcome.subject,
+                lane.body_bytes,
+                bytes_out,
+                ttfb_s,
+                duration_s,
+                overhead_s,
+                is_stream,
+            )
+        )
 
 
 def log_fault(error: Exception) -> None:

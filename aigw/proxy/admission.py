@@ -77,7 +77,8 @@ AUTHENTICATION_MESSAGES = {
 
 def is_authenticated(exchange: Exchange) -> Ending:
     services = exchange.services
-    exchange.key, error = identify(services.policy.keys, exchange.credentials, exchange.began_at)
+    wall_s = exchange.started_s + services.wall_offset_s
+    exchange.key, error = identify(services.policy.keys, exchange.credentials, wall_s)
     metrics = services.metrics
     if error is None:
         metrics.words[services.auth_success] += 1

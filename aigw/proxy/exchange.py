@@ -16,14 +16,15 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aigw.errors import Code
 from aigw.policy import cors
 from aigw.policy.keys import credentials_in, gateway_fields
-from aigw.policy.limits import standing_lines
+from aigw.policy.limits import claim_of, standing_lines
 from aigw.policy.routes import upstream_target
-from aigw.proxy import accounting, express
+from aigw.proxy import accounting
 from aigw.proxy.admission import (
     KNOWN_QUESTIONS,
     QUESTIONS,
@@ -46,6 +47,7 @@ from aigw.proxy.request import Request
 from aigw.proxy.state import NO_FIELDS, ExchangeState
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import ConnectFailure
+from aigw.upstreams.known import keep_alive_of
 from aigw.wire.framing import (
     CHUNKED_LINE,
     RAW,
@@ -59,6 +61,7 @@ from aigw.wire.framing import (
 )
 from aigw.wire.rewrite import answer_head, interim_head, request_head, start_of_request
 from aigw.wire.sse import ends_with_done
+from aigw.wire.template import NO_GROUP
 
 if TYPE_CHECKING:
     from aigw.proxy.known import KnownRequest
@@ -91,25 +94,26 @@ class Exchange(ExchangeState):
             self.services.known.consider(self, raw, not is_unauthenticated(ending))
         self._proceed(ending, rest, head.expects_continue)
 
-    def begin_known(self, known: KnownRequest, found: re.Match[bytes], rest: bytes) -> bool:
+    def begin_known(self, known: KnownRequest, groups: Sequence[bytes], rest: bytes) -> bool:
         """A head that a template has recognised: ask what is left to ask.
 
         False, and nothing done, where it must be read by h11 after all.
         """
-        self.credentials = known.credentials_in(found)
+        self.credentials = known.credentials_in(groups)
         if known.group.settings.credential_lines is None:
             own = gateway_fields(self.services.policy.keys, dict(self.credentials))
             if own != known.gateway_fields:
                 return False
-        self.request, self.known, self.found = known.facts, known, found
-        self.client_ip = client_of(self, [found[known.forwarded]] if known.forwarded else [])
-        self.body_length = int(found[known.length]) if known.length else 0
+        self.request, self.known, self.groups = known.facts, known, groups
+        forwarded = [groups[known.forwarded]] if known.forwarded != NO_GROUP else []
+        self.client_ip = client_of(self, forwarded)
+        self.body_length = int(groups[known.length]) if known.length != NO_GROUP else 0
         self.body = LengthReader(self.body_length)
         accounting.began(self)
         ending = admit(self, KNOWN_QUESTIONS)
         if not is_unauthenticated(ending):
-            self.user = found[known.user] if known.user else None
-            self.app = found[known.app] if known.app else None
+            self.user = groups[known.user] if known.user != NO_GROUP else None
+            self.app = groups[known.app] if known.app != NO_GROUP else None
         self._proceed(ending, rest, False)
         return True
 
@@ -136,17 +140,16 @@ class Exchange(ExchangeState):
         if not group.has_member(now_s, self.services.is_member_out):
             wait_s = group.next_in_s(now_s)
             return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)
-        limits = self.services.limits
-        code = limits.admit(key, route, group.settings, now_s)
+        limits, claim = self.services.limits, claim_of(key, route, group.settings)
+        code = limits.admit(claim, now_s)
         if code is Code.RATE_LIMIT_EXCEEDED:
             # A sibling that is ahead of our clock reading has let more run over than was there
             # then: where a burst is short against the rate, a pause of ours looks like a refusal.
             now_s = time.monotonic()
-            code = limits.admit(key, route, group.settings, now_s)
+            code = limits.admit(claim, now_s)
         if code is not None:
             return limit_refusal(code, key, limits, now_s)
-        self.is_held = True
-        self.standing = limits.standing(key, route)
+        self.claim, self.standing = claim, limits.standing(claim)
         return None
 
     def request_data(self, data: bytes) -> None:
@@ -281,8 +284,8 @@ class Exchange(ExchangeState):
         assert self.group is not None
         facts, settings = self.facts, member.settings
         own = self.group.credential_lines()
-        if self.known is not None and self.found is not None:
-            return self.known.head_for(member, self.found, own)
+        if self.known is not None:
+            return self.known.head_for(member, self.groups, own)
         target = upstream_target(self.route_in_use, settings.base_path, facts.path, facts.query)
         start = start_of_request(facts.method, target, settings.host_field)
         return request_head(facts.head, start, own, self.withheld)
@@ -339,17 +342,16 @@ class Exchange(ExchangeState):
             self.overhead_s += time.monotonic() - self.first_byte_s
         self.in_first_turn = False
 
-    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], rest: bytes) -> None:
+    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], data: bytes) -> None:
         """A head that a template has recognised; only for clients that take it as it comes."""
-        if express.receive(self, known, found, rest):
-            return
-        if known.length:
-            self._begin_answer(known.head, LengthReader(int(found[known.length])), False)
+        groups = found.groups()
+        if known.length != NO_GROUP:
+            self._begin_answer(known.head, LengthReader(int(groups[known.length])), False)
             lines = self._own_lines()
         else:
             self._begin_answer(known.head, ChunkReader(RAW), False)
             lines = CHUNKED_LINE + self._own_lines()
-        self._relay(rest, known.format % (*found.groups(), lines))
+        self._relay(data[found.end() :], known.format % (*groups, lines))
         self._end_first_turn()
 
     def _takes_known_answers(self) -> bool:
@@ -369,7 +371,7 @@ class Exchange(ExchangeState):
         if ends_by_close:
             self.client.let_fin_mean_end(False)
         self.keep_client = not ends_by_close and self.client.may_stay(self.facts.head)
-        self.connection.note_keep_alive(head)
+        self.connection.limit_keep_alive(keep_alive_of(head))
         self.touched_s = self.services.clock_s
         self._wait(self.route_in_use.idle_s)
 
@@ -377,7 +379,7 @@ class Exchange(ExchangeState):
         """The lines that the gateway adds to a forwarded answer."""
         if self.standing is None:
             return self.common_lines()
-        return self.common_lines() + standing_lines(b"x-aigw-", *self.standing)
+        return self.common_lines() + standing_lines(b"x-aigw-", self.standing)
 
     def common_lines(self) -> bytes:
         """What every answer carries, forwarded or our own: id, connection, permission."""
@@ -585,9 +587,7 @@ class Exchange(ExchangeState):
             self._detach().drop()
         if self.member is not None:
             self.member.inflight -= 1
-        if self.is_held:
-            self.is_held = False
-            assert self.key is not None
-            assert self.group is not None
-            self.services.limits.give_back(self.key, self.group.settings)
+        if self.claim is not None:
+            self.services.limits.give_back(self.claim)
+            self.claim = None
         accounting.ended(self)

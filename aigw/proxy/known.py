@@ -9,16 +9,19 @@ dies with the policy that settled these things.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aigw.policy.limits import claim_of
 from aigw.policy.routes import upstream_target
 from aigw.wire.gate import CREDENTIAL_FIELDS
 from aigw.wire.rewrite import request_format, start_of_request
-from aigw.wire.template import Recognised, Shape, Templates, request_shape
+from aigw.wire.template import NO_GROUP, Found, Recognised, Shape, Templates, request_shape
 
 if TYPE_CHECKING:
-    from aigw.policy import Route
+    from aigw.policy import Key, Policy, Route
     from aigw.policy.keys import Credential
+    from aigw.policy.limits import Claim
     from aigw.proxy.exchange import Exchange
     from aigw.proxy.request import Request
     from aigw.upstreams.group import Group
@@ -28,15 +31,29 @@ if TYPE_CHECKING:
 # apart, so that nobody without a key can push out what the others need.
 MAX_SHAPES = 256
 MAX_SHAPES_WITHOUT_KEY = 16
+# Keys whose terms one shape remembers: about 200 KiB for a shape that very many keys use.
+MAX_TERMS = 1024
 # A start line is literal, so a query that may hold a secret or differ each time is not learned.
 PLAIN_QUERY = re.compile(rb"(?:\?(?:(?:api-version|alt|beta)=[\w.-]*&?)*)?")
 
 
+class Terms:
+    """What is settled for one key on one shape: that it may use the route, what a request takes."""
+
+    __slots__ = ("claim", "expires_at", "key")
+
+    def __init__(self, key: Key, claim: Claim):
+        self.key = key
+        self.expires_at = key.expires_at
+        self.claim = claim
+
+
 class KnownRequest(Recognised):
-    """What one template knows.  The numbers are groups of its pattern, 0 where there is none."""
+    """What one template knows.  Numbers of groups count from 0 in `Match.groups()`."""
 
     __slots__ = (
         "_starts",
+        "_terms",
         "app",
         "credential",
         "credentials",
@@ -66,27 +83,36 @@ class KnownRequest(Recognised):
         form, own, names = request_format(facts.head, shape, withheld[0]), withheld[1], shape.names
         self.format = form
         self.gateway_fields = own
-        groups = {name: number for number, name in enumerate(names, 1)}
-        self.length = groups.get(b"content-length", 0)
-        self.user = groups.get(b"x-user-id", 0)
-        self.app = groups.get(b"x-app-id", 0)
-        self.forwarded = groups.get(b"x-forwarded-for", 0)
+        groups = {name: number for number, name in enumerate(names)}
+        self.length = groups.get(b"content-length", NO_GROUP)
+        self.user = groups.get(b"x-user-id", NO_GROUP)
+        self.app = groups.get(b"x-app-id", NO_GROUP)
+        self.forwarded = groups.get(b"x-forwarded-for", NO_GROUP)
         self.credentials = tuple((n, g) for n, g in groups.items() if n in CREDENTIAL_FIELDS)
-        # For the express lane: one key, nobody else's credential, no proxy in front to believe.
-        self.credential = self.credentials[0][1] if self.credentials else 0
+        # For the express lane: one key, nobody else's credential, an answer with a body.
+        self.credential = self.credentials[0][1] if self.credentials else NO_GROUP
         passes_own = group.settings.credential_lines is None
-        self.is_plain = (
-            len(self.credentials) == 1
-            and not passes_own
-            and not self.forwarded
-            and not facts.is_head
-        )
+        self.is_plain = len(self.credentials) == 1 and not passes_own and not facts.is_head
         self._starts: dict[Member, bytes] = {}
+        self._terms: dict[bytes, Terms] = {}
 
-    def credentials_in(self, found: re.Match[bytes]) -> list[Credential]:
-        return [(name, found[group]) for name, group in self.credentials]
+    def credentials_in(self, groups: Sequence[bytes]) -> list[Credential]:
+        return [(name, groups[group]) for name, group in self.credentials]
 
-    def head_for(self, member: Member, found: re.Match[bytes], own: bytes) -> bytes:
+    def terms_of(self, digest: bytes, policy: Policy) -> Terms | None:
+        """The terms for the key with this digest; None where it may not pass."""
+        terms = self._terms.get(digest)
+        if terms is not None:
+            return terms
+        key, route = policy.keys.get(digest), self.route
+        if key is None or key.revoked or not (key.routes is None or route.index in key.routes):
+            return None
+        if len(self._terms) >= MAX_TERMS:
+            del self._terms[next(iter(self._terms))]
+        terms = self._terms[digest] = Terms(key, claim_of(key, route, self.group.settings))
+        return terms
+
+    def head_for(self, member: Member, groups: Sequence[bytes], own: bytes) -> bytes:
         """The head that goes to `member`, with the gateway's own credential lines."""
         start = self._starts.get(member)
         if start is None:
@@ -94,7 +120,7 @@ class KnownRequest(Recognised):
             target = upstream_target(self.route, settings.base_path, facts.path, facts.query)
             start = start_of_request(facts.method, target, settings.host_field)
             self._starts[member] = start
-        return self.format % (start, *found.groups(), own)
+        return self.format % (start, *groups, own)
 
 
 class KnownRequests:
@@ -106,7 +132,7 @@ class KnownRequests:
         self._with_key: Templates[KnownRequest] = Templates(MAX_SHAPES)
         self._without_key: Templates[KnownRequest] = Templates(MAX_SHAPES_WITHOUT_KEY)
 
-    def find(self, data: bytes) -> tuple[KnownRequest, re.Match[bytes]] | None:
+    def find(self, data: bytes) -> Found[KnownRequest] | None:
         return self._with_key.find(data) or self._without_key.find(data)
 
     def consider(self, exchange: Exchange, raw: bytes, is_authenticated: bool) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aigw.dialects import error_body
 from aigw.errors import REASONS, Code
 from aigw.policy import Key
-from aigw.policy.limits import Limits, standing_lines
+from aigw.policy.limits import Limits, standing_lines, standing_of
 
 
 class Refusal(NamedTuple):
@@ -38,20 +38,20 @@ class OwnAnswer(NamedTuple):
 
 def limit_refusal(code: Code, key: Key, limits: Limits, now_s: float) -> Refusal:
     """The refusal for what `Limits.admit` has just said."""
+    table = limits.buckets
     if code is Code.CONCURRENCY_LIMIT_EXCEEDED:
         message = f"This key may have {key.max_parallel} requests in flight."
         lines = b""
         if key.bucket is not None:
-            level = limits.buckets.level_of(key.bucket, now_s)
-            lines = standing_lines(b"x-", key.bucket, level)
+            standing = standing_of(key.bucket, table.level_of(key.bucket, now_s))
+            lines = standing_lines(b"x-", standing)
         return Refusal(code, message, 1.0, lines)
     if code is Code.OVERLOADED:
         return Refusal(code, "All connections to the upstream are in use.", 1.0)
-    table = limits.buckets
     bucket = table.tightest
     assert bucket is not None
     wait_s = table.wait_s(bucket, now_s)
-    lines = standing_lines(b"x-", bucket, table.level)
+    lines = standing_lines(b"x-", standing_of(bucket, table.level))
     return Refusal(code, f"Rate limit reached; try again in {wait_s:.3f} s.", wait_s, lines)
 
 

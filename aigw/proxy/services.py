@@ -28,6 +28,7 @@ class Services:
     """One worker's tables, tools and clock.
 
     `clock_s` is the monotonic time of the last sweep: good enough for deadlines, and free.
+    `wall_offset_s` makes Unix time of monotonic time, and follows the wall clock at each sweep.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Services:
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
         self.connection_limit = 0
+        self.newest_version = memory.policy.version_word
         self.draining = False  # answer what comes, and close
         self.retired = False  # admit nothing new
         self.policy_version = 0
@@ -90,7 +92,7 @@ class Services:
         Who missed one for `ACKNOWLEDGE_S` has a successor by now and admits nothing any more.
         """
         area = self.memory.policy
-        if area.version == self.policy_version:
+        if self.newest_version[0] == self.policy_version:
             return
         if time.monotonic_ns() - area.published_at_ns > ACKNOWLEDGE_S * 1e9:
             self.retired = True
@@ -111,6 +113,7 @@ class Services:
     def tick(self, now_s: float) -> None:
         """Move the coarse clock and the Date field (RFC 9110, 6.6.1)."""
         self.clock_s = now_s
+        self.wall_offset_s = time.time() - now_s
         self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
     def new_request_id(self) -> bytes:

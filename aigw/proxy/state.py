@@ -7,8 +7,6 @@ the express lane) finds each of them, however early it ended.
 from __future__ import annotations
 
 import asyncio
-import re
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -19,9 +17,9 @@ from aigw.wire.gate import CREDENTIAL_FIELDS
 
 if TYPE_CHECKING:
     from aigw.errors import Code
-    from aigw.memory import Bucket
     from aigw.policy import Key, Route
     from aigw.policy.keys import Credential
+    from aigw.policy.limits import Claim, Standing
     from aigw.proxy.client import ClientConnection
     from aigw.proxy.known import KnownRequest
     from aigw.proxy.request import Request
@@ -45,14 +43,13 @@ class ExchangeState:
         "phase",
         "request_id",
         "started_s",
-        "began_at",
         "touched_s",
         "error",
         "status",
         # who asks for what
         "request",
         "known",
-        "found",
+        "groups",
         "credentials",
         "withheld",
         "client_ip",
@@ -61,7 +58,7 @@ class ExchangeState:
         "app",
         "origin",
         # what was taken and is given back in finish
-        "is_held",
+        "claim",
         "standing",
         "member",
         # the request's body
@@ -99,13 +96,12 @@ class ExchangeState:
         self.phase = Phase.UPLOADING
         self.request_id = services.new_request_id()
         self.started_s = started_s
-        self.began_at = time.time()
         self.touched_s = started_s
         self.error: Code | None = None
         self.status = 0
         self.request: Request | None = None
         self.known: KnownRequest | None = None
-        self.found: re.Match[bytes] | None = None
+        self.groups: Sequence[bytes] = ()  # the values that `known` leaves open
         self.credentials: Sequence[Credential] = ()
         self.withheld = NO_FIELDS
         self.client_ip = client.peer_ip or "unix"
@@ -113,8 +109,8 @@ class ExchangeState:
         self.user: bytes | None = None
         self.app: bytes | None = None
         self.origin: bytes | None = None
-        self.is_held = False
-        self.standing: tuple[Bucket, float] | None = None
+        self.claim: Claim | None = None
+        self.standing: Standing | None = None
         self.member: Member | None = None
         self.body: BodyReader = NO_BODY
         self.body_length = 0

@@ -19,10 +19,6 @@ from aigw.wire.head import AnswerHead, AnswerReader, HeadError
 if TYPE_CHECKING:
     from aigw.upstreams.member import Member
 
-KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,6})(?:$|[,; \t])", re.IGNORECASE)
-# Stop using a connection this long before the upstream says that it will close it.
-KEEP_ALIVE_MARGIN_S = 1.0
-
 
 class Owner(Protocol):
     """The exchange that a connection serves: what it is told, in the order it can happen."""
@@ -36,8 +32,8 @@ class Owner(Protocol):
     def answer_started(self, head: AnswerHead, rest: bytes) -> None:
         """The answer's head, and what came with it."""
 
-    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], rest: bytes) -> None:
-        """The answer's head as a template has recognised it, and what came with it."""
+    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], data: bytes) -> None:
+        """`data` begins with a head that a template has recognised."""
 
     def answer_data(self, data: bytes) -> None:
         """Bytes of the answer's body."""
@@ -69,7 +65,7 @@ class UpstreamConnection(asyncio.Protocol):
         "is_closed",
         "keep_alive_s",
         "member",
-        "opened_s",
+        "outlived_s",
         "owner",
         "transport",
         "uses",
@@ -79,7 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, member: Member, now_s: float):
         self.member = member
-        self.opened_s = now_s
+        self.outlived_s = now_s + member.pool_settings.max_age_s
         self.idle_since_s = now_s
         self.keep_alive_s = member.pool_settings.keep_alive_s
         self.uses = 0
@@ -106,13 +102,19 @@ class UpstreamConnection(asyncio.Protocol):
         self._takes_known = takes_known
         self._max_head_bytes = max_head_bytes
 
-    def note_keep_alive(self, head: AnswerHead) -> None:
-        """Honour a `Keep-Alive: timeout=N` that is shorter than our own."""
-        field = head.known.get(b"keep-alive")
-        found = KEEP_ALIVE_TIMEOUT.search(field) if field else None
-        if found:
-            limit_s = max(0.0, int(found.group(1)) - KEEP_ALIVE_MARGIN_S)
-            self.keep_alive_s = min(self.keep_alive_s, limit_s)
+    def limit_keep_alive(self, limit_s: float) -> None:
+        """Honour what the upstream says of it, if that is shorter than our own."""
+        if limit_s < self.keep_alive_s:
+            self.keep_alive_s = limit_s
+
+    def is_good(self, now_s: float) -> bool:
+        """May an idle connection serve once more?"""
+        return not (
+            self.is_closed
+            or now_s - self.idle_since_s >= self.keep_alive_s
+            or now_s >= self.outlived_s
+            or self.transport.is_closing()
+        )
 
     def leave(self) -> None:
         """The owner is done with the connection and will hear no more of it."""
@@ -139,15 +141,15 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             if self._in_body:
                 owner.answer_data(data)
-            elif self._reader is not None or not self._recognise(owner, data):
+            elif not (self._takes_known and self._reader is None and self._recognise(owner, data)):
                 self._read_head(owner, data)
         except Exception as error:  # noqa: BLE001 - the edge of a task
             owner.broke(error)
+            if self.owner is owner:
+                self.drop()
 
     def _recognise(self, owner: Owner, data: bytes) -> bool:
         """Is the head one of those that we know, and all here?"""
-        if not self._takes_known:
-            return False
         known = self._known
         found = known.match(data) if known is not None else None
         if known is None or found is None:
@@ -160,7 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
             return False
         known.hits += 1
         self.answer_began = self._in_body = True
-        owner.answer_known(known, found, data[found.end() :])
+        owner.answer_known(known, found, data)
         return True
 
     def _read_head(self, owner: Owner, data: bytes) -> None:
@@ -175,16 +177,16 @@ class UpstreamConnection(asyncio.Protocol):
             owner.answer_malformed(str(error))
             return
         came_alone = is_first and not reader.interim
-        while reader.interim:
-            owner.answer_interim(reader.interim.pop(0))
-        if head is None or self.owner is not owner:
+        while reader.interim and self.owner is not None:
+            self.owner.answer_interim(reader.interim.pop(0))
+        if head is None or self.owner is None:
             return
         self._reader = None
         self._in_body = True
         if came_alone and self._takes_known:
             raw = data[: len(data) - len(reader.rest)]
             self.member.answers.consider(head, raw, time.monotonic())
-        owner.answer_started(head, reader.rest)
+        self.owner.answer_started(head, reader.rest)
 
     def eof_received(self) -> bool:
         if self.owner is not None:

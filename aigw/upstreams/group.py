@@ -13,16 +13,15 @@ class Group:
     """One upstream in one worker.
 
     `is_out(health_row)` is the verdict of the active checks; a member is out as well while its
-    passive pause lasts.  A group's only member is tried even so.
+    passive pause lasts.  A group's only member (`only`) is tried even so.
     """
 
-    __slots__ = ("_credential_turn", "_turn", "members", "settings", "success_words")
+    __slots__ = ("_credential_turn", "_turn", "members", "only", "settings")
 
     def __init__(self, settings: UpstreamPolicy, first_turn: int):
         self.settings = settings
         self.members = [Member(settings, member) for member in settings.members]
-        # Where the observer counts a success, once it has looked that up.
-        self.success_words: tuple[int, int] | None = None
+        self.only = self.members[0] if len(self.members) == 1 else None
         self._turn = first_turn  # workers begin at different members
         self._credential_turn = first_turn
 
@@ -37,8 +36,8 @@ class Group:
 
         Who asks it calls `next_turn`, so that looking alone moves nobody's turn.
         """
-        if len(self.members) == 1 and not tried:
-            return self.members[0]
+        if self.only is not None and not tried:
+            return self.only
         candidates = [
             member
             for member in self.members
@@ -63,6 +62,8 @@ class Group:
         lines = self.settings.credential_lines
         if not lines:
             return b""
+        if len(lines) == 1:
+            return lines[0]
         self._credential_turn += 1
         return lines[self._credential_turn % len(lines)]
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from math import inf
+
 from aigw.wire.head import AnswerHead
 from aigw.wire.rewrite import answer_format
-from aigw.wire.template import Recognised, Shape, Templates, answer_shape, without_values
+from aigw.wire.template import NO_GROUP, Recognised, Shape, Templates, answer_shape, without_values
 
 # Shapes known for one member.
 MAX_SHAPES = 32
@@ -12,20 +15,34 @@ MAX_SHAPES = 32
 LOOKED_AT = frozenset({401, 403})
 
 
+KEEP_ALIVE_TIMEOUT = re.compile(rb"(?:^|[,; \t])timeout=([0-9]{1,6})(?:$|[,; \t])", re.IGNORECASE)
+# Stop using a connection this long before the upstream says that it will close it.
+KEEP_ALIVE_MARGIN_S = 1.0
+
+
+def keep_alive_of(head: AnswerHead) -> float:
+    """For how long the connection may be idle, by the head's `Keep-Alive: timeout=N`."""
+    field = head.known.get(b"keep-alive")
+    found = KEEP_ALIVE_TIMEOUT.search(field) if field else None
+    return max(0.0, int(found.group(1)) - KEEP_ALIVE_MARGIN_S) if found else inf
+
+
 class KnownAnswer(Recognised):
-    """What one template knows.  `length` is the group of the body's length, 0 where it is chunked.
+    """What one template knows.  `length` is the number of the group with the body's length, counted
+    from 0 in `Match.groups()`; there is none where the body is chunked.
 
     `head` is the one that was learned from, without the values of its groups.
     """
 
-    __slots__ = ("format", "head", "length")
+    __slots__ = ("format", "head", "keep_alive_s", "length")
 
     def __init__(self, head: AnswerHead, shape: Shape):
         super().__init__()
         self.head = without_values(head, shape)
+        self.keep_alive_s = keep_alive_of(head)
         self.format = answer_format(head, shape)
         length = b"content-length"
-        self.length = shape.names.index(length) + 1 if length in shape.names else 0
+        self.length = shape.names.index(length) if length in shape.names else NO_GROUP
 
 
 class KnownAnswers(Templates[KnownAnswer]):

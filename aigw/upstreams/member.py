@@ -52,9 +52,10 @@ class Member:
 
     def take_idle(self, now_s: float) -> UpstreamConnection | None:
         """The warmest idle connection that is still good."""
-        while self.idle:
-            connection = self.idle.pop()
-            if self._is_good(connection, now_s):
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            if connection.is_good(now_s):
                 return connection
             connection.drop()
         return None
@@ -70,14 +71,6 @@ class Member:
             self.connector.remember_session(connection.transport)
         self.idle.append(connection)
 
-    def _is_good(self, connection: UpstreamConnection, now_s: float) -> bool:
-        return not (
-            connection.is_closed
-            or connection.transport.is_closing()
-            or now_s - connection.idle_since_s >= connection.keep_alive_s
-            or now_s - connection.opened_s >= self.pool_settings.max_age_s
-        )
-
     def forget(self, connection: UpstreamConnection) -> None:
         """An idle connection has ended by itself."""
         if connection in self.idle:
@@ -85,7 +78,7 @@ class Member:
 
     def sweep(self, now_s: float) -> None:
         """Drop the idle connections that have outlived their time."""
-        stale = [c for c in self.idle if not self._is_good(c, now_s)]
+        stale = [c for c in self.idle if not c.is_good(now_s)]
         for connection in stale:
             self.idle.remove(connection)
             connection.drop()

@@ -100,6 +100,7 @@ REQUEST_NOT_PLAIN = frozenset(
 )
 ANSWER_NOT_PLAIN = frozenset({b"upgrade", b"te"})
 # With the blank that `policy.keys` asks for: behind a tab it finds no credential.
+NO_GROUP = -1  # where the number of a group stands that a shape does not have
 BEARER = re.compile(rb"bearer [ \t]*(?=[\x21-\x7e]+$)", re.IGNORECASE)
 
 Head = TypeVar("Head", RequestHead, AnswerHead)
@@ -220,6 +221,7 @@ class Recognised:
 
 
 Learned = TypeVar("Learned", bound=Recognised)
+Found = tuple[Learned, re.Match[bytes]]
 
 
 class Templates(Generic[Learned]):
@@ -237,7 +239,7 @@ class Templates(Generic[Learned]):
         self._counts: dict[bytes, int] = {}
         self._built_s = float("-inf")
 
-    def find(self, data: bytes) -> tuple[Learned, re.Match[bytes]] | None:
+    def find(self, data: bytes) -> Found[Learned] | None:
         """What recognises the head at the start of `data`, the latest first."""
         known = self._by_line.get(data[: data.find(b"\r\n")])
         if known is None:

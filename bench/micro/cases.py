@@ -154,28 +154,25 @@ async def bucket(gateway: MicroGateway) -> Call:
 async def access_line(gateway: MicroGateway) -> Call:
     from aigw.observe.access_line import Clock, Subject, lines_of, subject_text
 
-    record = Record(
-        time="2026-01-01T00:00:00.000Z",
-        request_id="req_0123456789ab00000001",
-        key="bench",
-        user="bench:127.0.0.1",
-        app="default",
-        client_ip="127.0.0.1",
-        method="POST",
-        path="/v1/chat/completions",
-        status=200,
-        route="/v1",
-        upstream="nobody",
-        member="http://127.0.0.1:9",
-        attempts=1,
-        bytes_in=600,
-        bytes_out=1200,
-        ttfb_ms=0.123,
-        duration_ms=0.234,
-        overhead_us=45,
+    subject = subject_text(
+        Subject(
+            key="bench",
+            user="bench:127.0.0.1",
+            app="default",
+            client_ip="127.0.0.1",
+            method="POST",
+            path="/v1/chat/completions",
+            status=200,
+            route="/v1",
+            upstream="nobody",
+            member="http://127.0.0.1:9",
+            attempts=1,
+        )
     )
-    assert b"chat" in encode(record)
-    return lambda: void(encode(record))
+    clock = Clock()
+    entry = (1.0, b"req_0123456789ab00000001", subject, 600, 1200, 1.2e-4, 2.3e-4, 4.5e-5, False)
+    assert b"chat" in lines_of([entry], clock)[0]
+    return lambda: void(lines_of([entry], clock))
 
 
 async def metrics(gateway: MicroGateway) -> Call:
