@@ -4,6 +4,7 @@ The map of the house. Each room imports only from rooms above it; `tests/test_la
 
 errors        the table of what the gateway refuses: code, status, whose fault, what to tell whom
 config        gateway.toml into typed settings; every error with its file, line and cure
+sharing       client connections shared evenly among the workers
 sockets       binding listening sockets, handing them on, and draining them without a reset
 processes     a forked child as its parent sees it: fork, command pipe, end
 host          what the surroundings grant and want to know: CPUs, systemd's notifications

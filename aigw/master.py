@@ -52,6 +52,7 @@ from aigw.processes import (
     fork,
     how_it_ended,
 )
+from aigw.sharing import Inboxes
 from aigw.sockets import (
     address_of,
     bind_admin,
@@ -106,7 +107,7 @@ def run_master(
     """
     _log_to_stderr(settings.log.level)
     slots = worker_count(settings.listen.workers)
-    files = open_file_limit(START_FILES + slots * (1 + 2 * len(settings.listen.address)))
+    files = open_file_limit(START_FILES + slots * (3 + 2 * len(settings.listen.address)))
     connections = connection_limit(settings.limits.connections, files)
     check_destination(settings.log.access)
     common = _open(settings, reload, slots)
@@ -133,6 +134,7 @@ class Common:
     memory: Memory
     listeners: list[list[socket.socket]]
     admin: socket.socket | None
+    inboxes: Inboxes
 
     def addresses(self) -> tuple[str, str]:
         """Where data and admin listeners are, for the log."""
@@ -142,6 +144,7 @@ class Common:
     def close(self) -> None:
         """Close all, remove our socket files; may be called twice."""
         close_listeners(self.listeners)
+        self.inboxes.close()
         if self.admin:
             close_listeners([[self.admin]])
 
@@ -155,7 +158,7 @@ def _open(settings: Settings, reload: Callable[[], Settings], slots: int) -> Com
     admin: socket.socket | None = inherited.admin
     try:
         admin = admin or bind_admin(settings.listen.admin)
-        return Common(settings, reload, Memory.create(slots), listeners, admin)
+        return Common(settings, reload, Memory.create(slots), listeners, admin, Inboxes(slots))
     except BaseException:
         close_listeners([*listeners, [admin] if admin else []])
         raise
@@ -438,7 +441,9 @@ class Master:
         def life(commands: int) -> int:
             if common.admin:
                 common.admin.close()
-            return self._run_worker(WorkerChild(memory, index, slot, common.listeners, commands))
+            return self._run_worker(
+                WorkerChild(memory, index, slot, common.listeners, commands, common.inboxes)
+            )
 
         forked = self._fork(life)
         if forked is None:
@@ -469,6 +474,7 @@ class Master:
 
         def life(commands: int) -> int:
             close_listeners(common.listeners, remove=False)
+            common.inboxes.close()
             listen = common.settings.listen
             return run(
                 ControllerChild(self._memory, common.admin, listen, commands, told, common.reload)

@@ -30,8 +30,12 @@ from array import array
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aigw.errors import StartError
+
+if TYPE_CHECKING:
+    from aigw.sharing import Sharing
 
 LINUX = sys.platform == "linux"
 
@@ -381,21 +385,27 @@ class Accepting:
     """The listening sockets that one worker accepts on.
 
     Each server runs on a duplicate, so that ending it leaves the inherited sockets as they were.
+    With `sharing`, connections go to siblings and come from them.
     """
 
     def __init__(
         self,
         listeners: Sequence[Sequence[socket.socket]],
         protocol_factory: Callable[[], asyncio.BaseProtocol],
+        sharing: Sharing | None = None,
     ) -> None:
         self._listeners = listeners
-        self._protocol_factory = protocol_factory
+        self._welcome = protocol_factory
+        self._arrive = sharing.arrivals(protocol_factory) if sharing else protocol_factory
+        self._sharing = sharing
         self._slots: set[int] = set()
         self._servers: dict[socket.socket, tuple[asyncio.AbstractServer, socket.socket]] = {}
 
     async def adopt(self, slot: int) -> None:
         """Accept on the sockets of a slot; those shared by all slots are not opened twice."""
         self._slots.add(slot)
+        if self._sharing:
+            self._sharing.empty(slot, self._welcome)
         for listener in self._listeners[slot]:
             if listener not in self._servers:
                 twin = listener.dup()
@@ -405,7 +415,14 @@ class Accepting:
     def release(self, slot: int) -> None:
         """Leave a slot's sockets to the worker that now accepts on them."""
         self._slots.discard(slot)
+        if self._sharing:
+            self._sharing.leave_alone(slot)
         self._close_unwanted()
+
+    def tell_siblings(self) -> None:
+        """Let them know how many connections there are here, since some have ended."""
+        if self._sharing:
+            self._sharing.tell()
 
     def _close_unwanted(self) -> None:
         wanted = {listener for kept in self._slots for listener in self._listeners[kept]}
@@ -415,6 +432,8 @@ class Accepting:
 
     def leave(self) -> None:
         """Stop accepting at once and close everything: a successor goes on with the queues."""
+        if self._sharing:
+            self._sharing.retire()
         for slot in tuple(self._slots):
             self.release(slot)
         close_listeners(self._listeners, remove=False)
@@ -425,6 +444,8 @@ class Accepting:
         The order (see the head of this file): let no new connection in, accept until the queue was
         empty for QUIET_S, close.  At most QUIET_LIMIT_S.
         """
+        if self._sharing:
+            self._sharing.retire()
         for group in self._listeners:
             for listener in group:
                 drop_new_connections(listener)
@@ -434,17 +455,19 @@ class Accepting:
     async def _serve(self, twin: socket.socket) -> asyncio.AbstractServer:
         loop = asyncio.get_running_loop()
         if twin.family != socket.AF_UNIX:
-            return await loop.create_server(self._protocol_factory, sock=twin, backlog=BACKLOG)
+            return await loop.create_server(self._arrive, sock=twin, backlog=BACKLOG)
         if sys.version_info >= (3, 13):  # where closing would remove the file under a sibling
             return await loop.create_unix_server(
-                self._protocol_factory, sock=twin, backlog=BACKLOG, cleanup_socket=False
+                self._arrive, sock=twin, backlog=BACKLOG, cleanup_socket=False
             )
-        return await loop.create_unix_server(self._protocol_factory, sock=twin, backlog=BACKLOG)
+        return await loop.create_unix_server(self._arrive, sock=twin, backlog=BACKLOG)
 
     async def _until_quiet(self) -> None:
         queues = select.poll()
         for _, twin in self._servers.values():
             queues.register(twin, select.POLLIN)
+        for inbox in self._sharing.readers() if self._sharing else ():
+            queues.register(inbox, select.POLLIN)
         started_s = quiet_since_s = time.monotonic()
         while True:
             await asyncio.sleep(QUIET_LOOK_S)

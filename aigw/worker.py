@@ -28,6 +28,7 @@ from aigw.proxy.client import ClientConnection
 from aigw.proxy.deadlines import Sweeper
 from aigw.proxy.refusal import Refusal
 from aigw.proxy.services import Services
+from aigw.sharing import Inboxes, Sharing
 from aigw.sockets import Accepting, connection_limit
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class WorkerChild:
 
     `listeners` holds, by socket index, the listening sockets of each slot; the worker accepts on
     `listeners[socket_index]` and adopts others when told to.  `commands` is the read end of the
-    master's pipe: lines, and its end means drain.
+    master's pipe: lines, and its end means drain.  Through `inboxes` siblings share connections.
     """
 
     memory: Memory
@@ -57,6 +58,7 @@ class WorkerChild:
     socket_index: int
     listeners: list[list[socket.socket]]
     commands: int
+    inboxes: Inboxes
 
 
 def run_worker(child: WorkerChild) -> int:
@@ -91,10 +93,14 @@ class Worker:
         self.row.acked_version = version
         soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         services.connection_limit = connection_limit(policy.connections, soft_limit)
-        self.accepting = Accepting(self.child.listeners, lambda: ClientConnection(services))
+        slot = self.child.socket_index
+        sharing = Sharing(self.child.inboxes, slot, lambda: len(services.connections))
+        self.accepting = Accepting(
+            self.child.listeners, lambda: ClientConnection(services), sharing
+        )
         self.sweeper = Sweeper(services, self._chores)
         self.stop = asyncio.Event()
-        await self.accepting.adopt(self.child.socket_index)
+        await self.accepting.adopt(slot)
         os.set_blocking(self.child.commands, False)
         services.loop.add_reader(self.child.commands, self._read_commands)
         self._chores(time.monotonic())
@@ -141,6 +147,7 @@ class Worker:
         row, services = self.row, self.services
         row.heartbeat_ns = time.monotonic_ns()
         services.follow_policy()
+        self.accepting.tell_siblings()
         row.acked_version = services.policy_version
         if services.retired and not self.stop.is_set():
             logger.warning("a worker missed a policy and leaves its place to a successor")

@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "aigw"
 # Top to bottom. Rooms on one line may not import each other.
 FLOORS: list[set[str]] = [
     {"errors"},
-    {"config", "sockets", "processes", "host"},
+    {"config", "sharing", "processes", "host"},
+    {"sockets"},
     {"memory"},
     {"wire"},
     {"dialects"},
