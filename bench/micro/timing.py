@@ -8,8 +8,8 @@ import time
 from bench.micro.cases import Call
 
 ROUNDS = 7
-CALLS = 1000  # a round; their access lines fit in the log's buffer
-LOG_PAUSE_S = 0.12  # the log writes what it holds, outside of the figure
+CALLS = 1024  # a round; their access lines fit in the log's buffer, and are made by 64
+LOG_PAUSE_S = 0.12  # the log writes its lines, outside of the figure
 
 
 async def time_us(call: Call) -> float:
