@@ -40,7 +40,15 @@ if TYPE_CHECKING:
     from aigw.memory import Memory
 
 LOOK_S = 0.02
-FIXED = ("address", "admin", "workers")  # of [listen]: bound or forked at the start
+# Of [listen], by option and field: bound or forked at the start.
+FIXED = (
+    ("address", "address"),
+    ("admin", "admin"),
+    ("workers", "workers"),
+    ("backlog", "backlog"),
+    ("send_buffer", "send_buffer_bytes"),
+    ("receive_buffer", "receive_buffer_bytes"),
+)
 
 log = logging.getLogger("aigw")
 
@@ -251,7 +259,8 @@ def _problems(fault: StartError | OSError) -> tuple[str, ...]:
 
 def _refuse_what_is_fixed(bound: Listen, access_log: str, wanted: Settings) -> None:
     fixed = [
-        (f"listen.{name}", getattr(bound, name), getattr(wanted.listen, name)) for name in FIXED
+        (f"listen.{option}", getattr(bound, field), getattr(wanted.listen, field))
+        for option, field in FIXED
     ]
     for option, old, new in (*fixed, ("log.access", access_log, wanted.log.access)):
         if old != new:

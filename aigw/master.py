@@ -54,6 +54,7 @@ from aigw.processes import (
 )
 from aigw.sharing import Inboxes
 from aigw.sockets import (
+    Room,
     address_of,
     bind_admin,
     bind_listeners,
@@ -151,13 +152,15 @@ class Common:
 
 def _open(settings: Settings, reload: Callable[[], Settings], slots: int) -> Common:
     inherited = take_inherited(os.environ)
-    if inherited.data:
+    listen = settings.listen
+    room = Room(listen.backlog, listen.send_buffer_bytes, listen.receive_buffer_bytes)
+    if inherited.data:  # its unit has options of the same meaning
         listeners = spread([[listener] for listener in inherited.data], slots)
     else:
-        listeners = bind_listeners(settings.listen.address, slots)
+        listeners = bind_listeners(listen.address, slots, room)
     admin: socket.socket | None = inherited.admin
     try:
-        admin = admin or bind_admin(settings.listen.admin)
+        admin = admin or bind_admin(listen.admin)
         return Common(settings, reload, Memory.create(slots), listeners, admin, Inboxes(slots))
     except BaseException:
         close_listeners([*listeners, [admin] if admin else []])

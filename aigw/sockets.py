@@ -30,7 +30,7 @@ from array import array
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aigw.errors import StartError
 
@@ -38,10 +38,6 @@ if TYPE_CHECKING:
     from aigw.sharing import Sharing
 
 LINUX = sys.platform == "linux"
-
-# Connections that the kernel may hold for us; it caps this at net.core.somaxconn (4096 by default
-# since Linux 5.4).  A worker that is busy for 100 ms at 20,000 connections/s needs half of it.
-BACKLOG = 4096
 
 # sun_path holds 108 bytes on Linux, 104 on macOS, one of them the closing NUL.
 UNIX_PATH_BYTES = 107 if LINUX else 103
@@ -100,13 +96,27 @@ class Address:
         return f"{host}:{self.port}"
 
 
+class Room(NamedTuple):
+    """How much the kernel holds for us: connections that wait to be accepted (at most
+    net.core.somaxconn), and bytes of each connection; 0 bytes = as much as it finds right."""
+
+    backlog: int = 4096
+    send_bytes: int = 0
+    receive_bytes: int = 0
+
+
+USUAL_ROOM = Room()
+
+
 class Listener(socket.socket):
     """A listening socket that knows what its closing means.
 
+    `backlog`: the loop calls listen(2) once more, and must not change it.
     `kept_by_parent`: systemd holds it too, so its queue outlives us and it must stay unfiltered.
     `file`: what identifies the socket file that we made, so that nobody else's is removed.
     """
 
+    backlog: int = USUAL_ROOM.backlog
     kept_by_parent: bool = False
     file: tuple[int, int, int] | None = None
 
@@ -145,7 +155,9 @@ def address_of(listener: socket.socket) -> Address:
 # ---------------------------------------------------------------- opening
 
 
-def bind_listeners(addresses: Sequence[str], slots: int) -> list[list[socket.socket]]:
+def bind_listeners(
+    addresses: Sequence[str], slots: int, room: Room = USUAL_ROOM
+) -> list[list[socket.socket]]:
     """Open every address once per worker slot; the result is by slot, then by address.
 
     A Unix socket (and, where SO_REUSEPORT does not balance, any socket) is one for all slots: the
@@ -159,7 +171,7 @@ def bind_listeners(addresses: Sequence[str], slots: int) -> list[list[socket.soc
             for name in _names(address):
                 if name not in taken:
                     opened.append([])
-                    _open(address, name, slots, opened[-1])
+                    _open(address, name, slots, room, opened[-1])
                     taken.add(name)
     except BaseException:
         close_listeners(opened)
@@ -209,18 +221,18 @@ def _family(name: Name) -> socket.AddressFamily:
     return families[len(name)]
 
 
-def _open(address: Address, name: Name, slots: int, group: list[Listener]) -> None:
+def _open(address: Address, name: Name, slots: int, room: Room, group: list[Listener]) -> None:
     """Append the sockets of one address, one for each slot where the kernel balances them.
 
     The first is bound and listening before it gets SO_REUSEPORT.  Had it the option from the start,
     a second aigw of the same user would join the group and take half of the connections.
     """
     try:
-        group.append(_listener(name))
+        group.append(_listener(name, room))
         if slots > 1 and LINUX and not address.path:
             group[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             bound = group[0].getsockname()
-            group.extend(_listener(bound, share=True) for _ in range(1, slots))
+            group.extend(_listener(bound, room, share=True) for _ in range(1, slots))
     except OSError as error:
         why = FAULTS.get(error.errno or 0, error.strerror or str(error))
         if error.errno == errno.EACCES and 0 < address.port < 1024:
@@ -228,7 +240,7 @@ def _open(address: Address, name: Name, slots: int, group: list[Listener]) -> No
         raise StartError(f"cannot listen on {address}: {why}") from error
 
 
-def _listener(name: Name, share: bool = False) -> Listener:
+def _listener(name: Name, room: Room, share: bool = False) -> Listener:
     listener = Listener(_family(name), socket.SOCK_STREAM)
     try:
         listener.setblocking(False)
@@ -236,7 +248,9 @@ def _listener(name: Name, share: bool = False) -> Listener:
             _bind_unix(listener, str(name[0]))
         else:
             _bind_tcp(listener, name, share)
-        listener.listen(BACKLOG)
+            _give_room(listener, room)
+        listener.backlog = room.backlog
+        listener.listen(room.backlog)
     except BaseException:
         listener.close()
         raise
@@ -252,6 +266,21 @@ def _bind_tcp(listener: Listener, name: Name, share: bool) -> None:
         # Else [::] would take 0.0.0.0 too, or not, as a sysctl pleases.
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     listener.bind(name)
+
+
+def _give_room(listener: Listener, room: Room) -> None:
+    """Set the buffers, which all accepted connections inherit; the window that the handshake
+    announces follows from them, so before listening.  StartError where the kernel gives less."""
+    for option, wanted, name, sysctl in (
+        (socket.SO_SNDBUF, room.send_bytes, "send_buffer", "net.core.wmem_max"),
+        (socket.SO_RCVBUF, room.receive_bytes, "receive_buffer", "net.core.rmem_max"),
+    ):
+        if wanted:
+            listener.setsockopt(socket.SOL_SOCKET, option, wanted)
+            # Linux doubles the number, for its own book-keeping: socket(7).
+            given = listener.getsockopt(socket.SOL_SOCKET, option) // (2 if LINUX else 1)
+            if given < wanted:
+                raise StartError(f"listen.{name}: {sysctl} allows {given} bytes, not {wanted}")
 
 
 def _bind_unix(listener: Listener, path: str) -> None:
@@ -409,7 +438,8 @@ class Accepting:
         for listener in self._listeners[slot]:
             if listener not in self._servers:
                 twin = listener.dup()
-                self._servers[listener] = (await self._serve(twin), twin)
+                backlog = getattr(listener, "backlog", USUAL_ROOM.backlog)
+                self._servers[listener] = (await self._serve(twin, backlog), twin)
         self._close_unwanted()  # released while we awaited
 
     def release(self, slot: int) -> None:
@@ -452,15 +482,15 @@ class Accepting:
         await self._until_quiet()
         self.leave()
 
-    async def _serve(self, twin: socket.socket) -> asyncio.AbstractServer:
+    async def _serve(self, twin: socket.socket, backlog: int) -> asyncio.AbstractServer:
         loop = asyncio.get_running_loop()
         if twin.family != socket.AF_UNIX:
-            return await loop.create_server(self._arrive, sock=twin, backlog=BACKLOG)
+            return await loop.create_server(self._arrive, sock=twin, backlog=backlog)
         if sys.version_info >= (3, 13):  # where closing would remove the file under a sibling
             return await loop.create_unix_server(
-                self._arrive, sock=twin, backlog=BACKLOG, cleanup_socket=False
+                self._arrive, sock=twin, backlog=backlog, cleanup_socket=False
             )
-        return await loop.create_unix_server(self._arrive, sock=twin, backlog=BACKLOG)
+        return await loop.create_unix_server(self._arrive, sock=twin, backlog=backlog)
 
     async def _until_quiet(self) -> None:
         queues = select.poll()

@@ -28,7 +28,8 @@ BROKEN = {
     "option of a later version": (
         '[listen]\ntls = { cert = "a", key = "b" }\n' + WORKING,
         "gateway.toml:2: listen.tls: unknown option, known here: "
-        "address, admin, admin_token, workers, trusted_proxies, proxy_protocol",
+        "address, admin, admin_token, workers, trusted_proxies, proxy_protocol, "
+        "backlog, send_buffer, receive_buffer",
     ),
     "option in an inline table": (
         KEY + UPSTREAM + '[[routes]]\npath = "/v1"\ntargets = [\n'

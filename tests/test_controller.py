@@ -205,6 +205,9 @@ def test_a_broken_file_changes_nothing_and_says_why(
         ("127.0.0.1:18080", "127.0.0.1:18082", "listen.address"),
         ("127.0.0.1:18081", "127.0.0.1:18083", "listen.admin"),
         ("workers = 2", "workers = 3", "listen.workers"),
+        ("workers = 2", "workers = 2\nbacklog = 5", "listen.backlog"),
+        ("workers = 2", 'workers = 2\nsend_buffer = "64KiB"', "listen.send_buffer"),
+        ("workers = 2", 'workers = 2\nreceive_buffer = "64KiB"', "listen.receive_buffer"),
     ],
 )
 def test_what_was_bound_at_the_start_is_refused_by_name(

@@ -10,6 +10,7 @@ import resource
 import select
 import socket
 import stat
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from aigw.errors import StartError
 from aigw.sockets import (
     Accepting,
     Address,
+    Room,
     address_of,
     bind_admin,
     bind_listeners,
@@ -134,6 +136,51 @@ def test_listeners_neither_block_nor_survive_exec() -> None:
     with bound("127.0.0.1:0") as [[listener]]:
         assert not listener.getblocking()
         assert not listener.get_inheritable()
+
+
+def backlog_of(listener: socket.socket) -> int:
+    """What the kernel has taken from listen(2): tcpi_sacked of a listening socket."""
+    return int(struct.unpack_from("=I", listener.getsockopt(socket.IPPROTO_TCP, 11, 32), 28)[0])
+
+
+@linux_only
+@pytest.mark.parametrize("address", LOOPBACKS)
+def test_the_kernel_gives_the_room_that_was_asked_for(address: str) -> None:
+    listeners = bind_listeners([address], 2, Room(77, 100_000, 50_000))
+    twins: list[tuple[int, int]] = []
+
+    async def accept() -> None:  # the loop calls listen(2) again
+        accepting = Accepting(listeners, lambda: Roomy(twins))
+        for slot in range(2):
+            await accepting.adopt(slot)
+        assert [backlog_of(slot[0]) for slot in listeners] == [77, 77]
+        client = connect(listeners[0][0])
+        while not twins:
+            await asyncio.sleep(0)
+        client.close()
+        accepting.leave()
+
+    uvloop.run(accept())
+    assert twins == [(200_000, 100_000)], "accepted connections have it, doubled as in socket(7)"
+
+
+class Roomy(asyncio.Protocol):
+    def __init__(self, twins: list[tuple[int, int]]) -> None:
+        self.twins = twins
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        sock = transport.get_extra_info("socket")
+        sizes = [
+            sock.getsockopt(socket.SOL_SOCKET, o) for o in (socket.SO_SNDBUF, socket.SO_RCVBUF)
+        ]
+        self.twins.append((sizes[0], sizes[1]))
+
+
+@linux_only
+def test_a_buffer_that_the_kernel_refuses_stops_the_start() -> None:
+    most = int(Path("/proc/sys/net/core/wmem_max").read_text())
+    with pytest.raises(StartError, match=f"listen.send_buffer: .* {most} bytes, not {most + 1}"):
+        bind_listeners(["127.0.0.1:0"], 1, Room(send_bytes=most + 1))
 
 
 @pytest.mark.parametrize("slots", [1, 2])

@@ -41,6 +41,8 @@ MIB = 1024 * 1024
 
 MOST_WORKERS = 256  # each maps megabytes of shared memory; no machine needs more
 MOST_CONNECTIONS = 1_000_000
+MOST_BACKLOG = 65_535  # an older kernel keeps it in 16 bits
+MOST_BUFFER_BYTES = 256 * MIB  # the kernel's own limit comes long before
 LEAST_HEAD_BYTES = KIB  # an SDK's own head has 700
 MOST_HEAD_BYTES = 16 * MIB  # held in memory per connection
 MOST_HEADERS = 10_000
@@ -101,6 +103,30 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
             "each connection must begin with a PROXY v1 or v2 header from a trusted proxy",
         ),
     ] = False
+    backlog: Annotated[
+        int,
+        Option(
+            "backlog",
+            integer(1, MOST_BACKLOG),
+            "connections per worker that may wait in the kernel to be accepted",
+        ),
+    ] = 4096
+    send_buffer_bytes: Annotated[
+        int,
+        Option(
+            "send_buffer",
+            size(0, MOST_BUFFER_BYTES),
+            "kernel memory per client for what it has not taken yet (TCP); 0 = autotuning",
+        ),
+    ] = 0
+    receive_buffer_bytes: Annotated[
+        int,
+        Option(
+            "receive_buffer",
+            size(0, MOST_BUFFER_BYTES),
+            "kernel memory per client for what was not read yet (TCP); 0 = autotuning",
+        ),
+    ] = 0
 
 
 class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
