@@ -248,8 +248,7 @@ class ClientConnection(asyncio.Protocol):
         hit = services.known.find(data)
         if hit is None:
             return False
-        known, found = hit
-        end = found.end()
+        known, (groups, end) = hit
         if end > services.policy.head_bytes:
             return False
         known.hits += 1
@@ -257,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
             return True
         self._state = State.BODY
         self.exchange = exchange = self.new_exchange(time.monotonic())
-        if exchange.begin_known(known, found.groups(), data[end:]):
+        if exchange.begin_known(known, groups, data[end:]):
             return True
         self._state = HEAD
         self.exchange = None

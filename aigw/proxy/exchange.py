@@ -14,7 +14,6 @@ than what may have to be sent a second time, at most `limits.inspect_bytes`.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -342,16 +341,17 @@ class Exchange(ExchangeState):
             self.overhead_s += time.monotonic() - self.first_byte_s
         self.in_first_turn = False
 
-    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], data: bytes) -> None:
+    def answer_known(
+        self, known: KnownAnswer, groups: tuple[bytes, ...], data: bytes, end: int
+    ) -> None:
         """A head that a template has recognised; only for clients that take it as it comes."""
-        groups = found.groups()
         if known.length != NO_GROUP:
             self._begin_answer(known.head, LengthReader(int(groups[known.length])), False)
             lines = self._own_lines()
         else:
             self._begin_answer(known.head, ChunkReader(RAW), False)
             lines = CHUNKED_LINE + self._own_lines()
-        self._relay(data[found.end() :], known.format % (*groups, lines))
+        self._relay(data[end:], known.format % (*groups, lines))
         self._end_first_turn()
 
     def _takes_known_answers(self) -> bool:

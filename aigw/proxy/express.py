@@ -17,7 +17,6 @@ lane.
 
 from __future__ import annotations
 
-import re
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -103,10 +102,11 @@ class Lane:
         services, known = self.services, self.known
         if services.newest_version[0] != self.version or services.retired:
             return False
-        found = known.match(data)
-        if found is None:
+        reading = known.read(data)
+        if reading is None:
             return False
-        policy, end, groups = services.policy, found.end(), found.groups()
+        groups, end = reading
+        policy = services.policy
         body_bytes = int(groups[known.length]) if known.length != NO_GROUP else 0
         if len(data) - end != body_bytes or body_bytes > policy.body_bytes:
             return False
@@ -144,11 +144,12 @@ class Lane:
         connection.transport.write(out)  # last, since it may fill the buffer and so call `whole`
         return True
 
-    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], data: bytes) -> None:
+    def answer_known(
+        self, known: KnownAnswer, groups: tuple[bytes, ...], data: bytes, end: int
+    ) -> None:
         """Hand on a plain answer and finish."""
         first_byte_s = time.monotonic()
-        end, groups, client, services = found.end(), found.groups(), self.client, self.services
-        connection = self.connection
+        client, services, connection = self.client, self.services, self.connection
         assert connection is not None
         body_bytes = len(data) - end
         if (
@@ -156,7 +157,7 @@ class Lane:
             or int(groups[known.length]) != body_bytes
             or not client.may_stay(self.known.facts.head)
         ):
-            self.whole().answer_known(known, found, data)
+            self.whole().answer_known(known, groups, data, end)
             return
         self.connection = None  # nothing is under way any more, whatever happens below
         request_id = services.new_request_id()

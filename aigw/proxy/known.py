@@ -49,7 +49,7 @@ class Terms:
 
 
 class KnownRequest(Recognised):
-    """What one template knows.  Numbers of groups count from 0 in `Match.groups()`."""
+    """What one template knows.  Numbers are those of the groups that `read` gives."""
 
     __slots__ = (
         "_starts",
@@ -80,10 +80,9 @@ class KnownRequest(Recognised):
         self.facts = facts.without_values(shape)
         self.route = route
         self.group = group
-        form, own, names = request_format(facts.head, shape, withheld[0]), withheld[1], shape.names
-        self.format = form
-        self.gateway_fields = own
-        groups = {name: number for number, name in enumerate(names)}
+        self.format = request_format(facts.head, shape, withheld[0])
+        self.gateway_fields = withheld[1]
+        groups = shape.groups
         self.length = groups.get(b"content-length", NO_GROUP)
         self.user = groups.get(b"x-user-id", NO_GROUP)
         self.app = groups.get(b"x-app-id", NO_GROUP)

@@ -8,7 +8,6 @@ is ever taken for the answer to the next request.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
@@ -32,8 +31,10 @@ class Owner(Protocol):
     def answer_started(self, head: AnswerHead, rest: bytes) -> None:
         """The answer's head, and what came with it."""
 
-    def answer_known(self, known: KnownAnswer, found: re.Match[bytes], data: bytes) -> None:
-        """`data` begins with a head that a template has recognised."""
+    def answer_known(
+        self, known: KnownAnswer, groups: tuple[bytes, ...], data: bytes, end: int
+    ) -> None:
+        """`data` begins with a head, up to `end`, that a template has recognised."""
 
     def answer_data(self, data: bytes) -> None:
         """Bytes of the answer's body."""
@@ -151,18 +152,19 @@ class UpstreamConnection(asyncio.Protocol):
     def _recognise(self, owner: Owner, data: bytes) -> bool:
         """Is the head one of those that we know, and all here?"""
         known = self._known
-        found = known.match(data) if known is not None else None
-        if known is None or found is None:
+        reading = known.read(data) if known is not None else None
+        if known is None or reading is None:
             hit = self.member.answers.find(data)
             if hit is None:
                 return False
-            known, found = hit
+            known, reading = hit
             self._known = known
-        if found.end() > self._max_head_bytes:
+        groups, end = reading
+        if end > self._max_head_bytes:
             return False
         known.hits += 1
         self.answer_began = self._in_body = True
-        owner.answer_known(known, found, data)
+        owner.answer_known(known, groups, data, end)
         return True
 
     def _read_head(self, owner: Owner, data: bytes) -> None:

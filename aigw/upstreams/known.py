@@ -28,8 +28,8 @@ def keep_alive_of(head: AnswerHead) -> float:
 
 
 class KnownAnswer(Recognised):
-    """What one template knows.  `length` is the number of the group with the body's length, counted
-    from 0 in `Match.groups()`; there is none where the body is chunked.
+    """What one template knows.  `length` is the number of the group with the body's length; there
+    is none where the body is chunked.
 
     `head` is the one that was learned from, without the values of its groups.
     """
@@ -41,8 +41,7 @@ class KnownAnswer(Recognised):
         self.head = without_values(head, shape)
         self.keep_alive_s = keep_alive_of(head)
         self.format = answer_format(head, shape)
-        length = b"content-length"
-        self.length = shape.names.index(length) if length in shape.names else NO_GROUP
+        self.length = shape.groups.get(b"content-length", NO_GROUP)
 
 
 class KnownAnswers(Templates[KnownAnswer]):

@@ -134,13 +134,19 @@ def _goes_to_client(name: bytes, head: AnswerHead) -> bool:
 
 
 def _format(start: bytes, shape: Shape, passing: list[bool]) -> bytes:
-    """Lines that pass with `%b` for their group; of the others `%.0b` eats the group."""
+    """Lines that pass with `%b` for their group; of the others `%.0b` eats the group, and those
+    that are runs of literal octets."""
     pieces = [start]
+    is_taken = iter(shape.is_taken)
     for (literal, group), passes in zip(shape.lines, passing, strict=True):
+        if group and next(is_taken):
+            pieces.append(b"%.0b")
         if passes:
             pieces.append(_literal(literal) + (b"%b" if group else b"") + b"\r\n")
         elif group:
             pieces.append(b"%.0b")
+    if next(is_taken):
+        pieces.append(b"%.0b")
     pieces.append(b"%b\r\n")
     return b"".join(pieces)
 

@@ -132,14 +132,14 @@ async def parse_answer(gateway: MicroGateway) -> Call:
 
 async def match(gateway: MicroGateway) -> Call:
     from aigw.wire.head import read_request
-    from aigw.wire.template import request_shape
+    from aigw.wire.template import Pattern, request_shape
 
     head = varying_requests(KEY)[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     shape = request_shape(read_request(head), head)
     assert shape is not None
-    matches = shape.pattern().match
-    assert matches(head)
-    return lambda: void(matches(head))
+    read = Pattern(shape).read
+    assert read(head)
+    return lambda: void(read(head))
 
 
 async def bucket(gateway: MicroGateway) -> Call:

@@ -254,7 +254,7 @@ CHANGES: list[Callable[[Random, bytes, list[tuple[int, int]]], bytes]] = [
 
 def spans_of(twins: Twins, raw: bytes) -> list[tuple[int, int]]:
     """Where the groups of the learned head are."""
-    found = twins.pattern.match(raw) if twins.pattern is not None else None
+    found = twins.plain.match(raw) if twins.pattern is not None else None
     assert found is not None, raw
     return [found.span(number) for number in range(1, len(found.groups()) + 1)]
 
