@@ -25,9 +25,10 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
+from aigw.mock.heads import STYLES
 from bench.client import LoadConnection, Recorder
 from bench.report import LoadResult, load_table, percentiles
-from bench.request import RequestMaker, RequestPlan
+from bench.request import VARIATIONS, RequestMaker, RequestPlan
 from bench.ticker import Ticker
 
 GRACE_S = 5.0  # how long the last answers are awaited
@@ -41,11 +42,13 @@ class LoadPlan(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     request: RequestPlan = RequestPlan()
+    mix: tuple[RequestPlan, ...] = ()  # requests in turn, instead of `request`; whole streams only
     rate: float = 0.0  # per second; 0: closed loop
     connections: int = 64
     seconds: float = 10.0
     requests: int = 0  # closed loop only; 0: no limit
-    expect: int = 200
+    expect: tuple[int, ...] = (200,)
+    spread_s: float = 0.0  # closed loop: the connections begin one after the other in this time
     grace_s: float = GRACE_S
 
 
@@ -61,7 +64,7 @@ class Load:
     def __init__(self, plan: LoadPlan) -> None:
         self.plan = plan
         self.recorder = Recorder()
-        self.maker = RequestMaker(plan.request)
+        self.maker = RequestMaker(plan.mix or (plan.request,))
         self.connections: set[LoadConnection] = set()
         self.finished = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -125,10 +128,10 @@ class Load:
             self.recorder.errors["connect"] += missing
 
     async def _connect(self) -> LoadConnection:
+        plan = self.plan
+        stream = plan.request.stream and not plan.mix
         _, connection = await self._loop.create_connection(
-            lambda: LoadConnection(self, self.recorder, self.plan.expect, self.plan.request.stream),
-            self.plan.host,
-            self.plan.port,
+            lambda: LoadConnection(self, self.recorder, plan.expect, stream), plan.host, plan.port
         )
         self.connections.add(connection)
         return connection
@@ -186,8 +189,12 @@ class ClosedLoop(Load):
         self._end_ns = started_ns + round(self.plan.seconds * 1e9)
         self._left = self.plan.requests or sys.maxsize
         self._under_way = 0
-        for connection in list(self.connections):
-            self.free(connection)
+        step_s = self.plan.spread_s / self.plan.connections
+        for number, connection in enumerate(list(self.connections)):
+            if step_s:
+                self._loop.call_later(number * step_s, self.free, connection)
+            else:
+                self.free(connection)
 
     def free(self, connection: LoadConnection) -> None:
         now_ns = time.monotonic_ns()
@@ -283,7 +290,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--chunks", type=int, default=100, help="of a stream, from the mock")
     parser.add_argument("--spacing-ms", type=int, default=10, help="between them")
-    parser.add_argument("--vary", action="store_true", help="ids differ from request to request")
+    parser.add_argument("--vary", choices=VARIATIONS, default="same", help="heads differ")
+    parser.add_argument("--answer-heads", choices=STYLES, default="plain", help="of the mock")
     parser.add_argument("--expect", type=int, default=200, help="the status that is right")
     parser.add_argument("--json", type=Path, help="write the result there, too")
     return parser.parse_args(argv)
@@ -303,12 +311,13 @@ def plan_from(options: argparse.Namespace) -> LoadPlan:
             chunks=options.chunks,
             spacing_ms=options.spacing_ms,
             vary=options.vary,
+            answer_heads=options.answer_heads,
         ),
         rate=options.rate,
         connections=options.connections,
         seconds=options.seconds,
         requests=options.requests,
-        expect=options.expect,
+        expect=(options.expect,),
     )
 
 

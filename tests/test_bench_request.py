@@ -15,19 +15,43 @@ from bench.request import RequestMaker, RequestPlan, sdk_headers
 @pytest.mark.parametrize("size", [600, 20_480])
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_body_has_the_wanted_size(size: int, stream: bool) -> None:
-    raw = RequestMaker(RequestPlan(body_bytes=size, stream=stream)).next()
+    raw = RequestMaker([RequestPlan(body_bytes=size, stream=stream)]).next()
     head, _, body = raw.partition(b"\r\n\r\n")
     assert len(body) == size
     assert head.endswith(b"\r\nContent-Length: %d" % size)
     assert json.loads(body).get("stream", False) is stream
 
 
-def test_ids_vary_only_on_demand() -> None:
-    fixed, varied = RequestMaker(RequestPlan()), RequestMaker(RequestPlan(vary=True))
-    assert fixed.next() == fixed.next()
-    several = [varied.next() for _ in range(10)]
-    assert len(set(several)) == 10
-    assert len({len(raw) for raw in several}) == 1
+def heads(plan: RequestPlan, count: int) -> list[list[str]]:
+    """The header lines of so many requests; each body is as long as announced."""
+    maker = RequestMaker([plan])
+    found = []
+    for _ in range(count):
+        head, _, body = maker.next().decode().partition("\r\n\r\n")
+        found.append(head.split("\r\n")[1:])
+        assert found[-1][-1] == f"Content-Length: {len(body)}"
+    return found
+
+
+def test_heads_vary_as_asked_for() -> None:
+    same = heads(RequestPlan(), 10)
+    assert same == [same[0]] * 10
+    ids = heads(RequestPlan(vary="ids"), 10)
+    columns = [set(column) for column in zip(*ids, strict=True)]
+    varying = [min(column).partition(":")[0] for column in columns if len(column) == 10]
+    assert varying == ["x-request-id", "traceparent", "x-client-request-id", "Content-Length"]
+    assert sum(len(column) > 1 for column in columns) == 4
+    hostile = heads(RequestPlan(vary="hostile"), 10)
+    names = {line.partition(":")[0] for head in hostile for line in head}
+    assert len(names) == len(hostile[0]) - 1 + 10
+
+
+def test_requests_take_turns() -> None:
+    paths = ("/v1/chat/completions", "/v1/responses", "/v1/messages")
+    maker = RequestMaker([RequestPlan(path=path, stream=True, spacing_ms=0) for path in paths])
+    sent = [maker.next() for _ in range(6)]
+    assert [raw.split(b" ")[1].decode() for raw in sent] == [*paths, *paths]
+    assert all(json.loads(raw.partition(b"\r\n\r\n")[2])["stream"] for raw in sent)
 
 
 def test_the_head_is_the_sdks() -> None:

@@ -260,5 +260,5 @@ def test_gzip_is_the_same_text() -> None:
 @pytest.mark.parametrize("status", [204, 304])
 def test_answers_without_a_body(status: int) -> None:
     answer = build(Shape("error", MockSettings(status=status)))
-    assert answer.whole == answer.head_end
-    assert b"content-length" not in answer.before_id
+    assert answer.whole == b""
+    assert b"content-length" not in answer.head_format

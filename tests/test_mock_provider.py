@@ -118,8 +118,8 @@ def test_stamps_are_sending_times() -> None:
         before_ns = time.monotonic_ns()
         client.writer.write(post(STREAM, b"x-mock-stamp: 1", b"x-mock-spacing-ms: 2"))
         _, _, body = await client.answer()
-        stamps = [int(digits) for digits in re.findall(rb'"mock_sent_ns":"(\d{19})"', body)]
-        assert len(stamps) == 22
+        stamps = [int(digits) for digits in re.findall(rb"mock_sent_ns=(\d{19}) ", body)]
+        assert len(stamps) == 20
         assert stamps == sorted(stamps)
         assert before_ns < stamps[0] and stamps[-1] < time.monotonic_ns()
 

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import gc
 import signal
+import ssl
 from collections.abc import Sequence
 
 import uvloop
@@ -25,6 +26,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--spacing-ms", type=float, default=0, help="between two chunks")
     parser.add_argument("--size", type=int, default=0, help="bytes of content; 0: by endpoint")
     parser.add_argument("--ledger", type=int, default=0, help="requests kept at /mock/requests")
+    parser.add_argument("--tls-cert", help="PEM file: serve HTTPS, with the key of --tls-key")
+    parser.add_argument("--tls-key")
     parser.add_argument("--reuse-port", action="store_true", help="several processes, one port")
     return parser.parse_args(argv)
 
@@ -40,9 +43,16 @@ async def run(options: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = await serve(settings, options.host, options.port, reuse_port=options.reuse_port)
+    tls = None
+    if options.tls_cert:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(options.tls_cert, options.tls_key)
+    server = await serve(
+        settings, options.host, options.port, reuse_port=options.reuse_port, tls=tls
+    )
     async with server:
-        print(f"mock provider on http://{options.host}:{server.port}", flush=True)
+        scheme = "https" if tls else "http"
+        print(f"mock provider on {scheme}://{options.host}:{server.port}", flush=True)
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)  # collections were the tail of the mock's latency
         await stop.wait()

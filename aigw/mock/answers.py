@@ -1,8 +1,8 @@
 """Shapes into bytes: every answer of the mock provider, head and body, built once and kept.
 
-Only the date and the request id of an answer change from one time to the next, so an `Answer` is
-cut at these two places and sending it is one join. A streamed answer has its body in parts,
-already framed as HTTP chunks.
+What changes in a head from one answer to the next are a few values, so an `Answer` has its head as
+a format of them (`heads.py`). A streamed answer has its body in parts, already framed as HTTP
+chunks.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from aigw.mock import streams
+from aigw.mock.heads import VALUES, Values, head_format
 from aigw.mock.shape import SPEECH_BYTES, Shape
 from aigw.mock.streams import CREATED_AT, INPUT_TOKENS
 
@@ -45,13 +46,13 @@ OTHER_ERROR = ("server_error", None, "api_error")
 
 
 class Answer(NamedTuple):
-    """Sent as: before_date, date, before_id, id, head_end, then the parts."""
+    """Sent as: `head_format % values(date, number)`, then the parts."""
 
-    before_date: bytes
-    before_id: bytes
-    head_end: bytes
+    head_format: bytes
+    values: Callable[[bytes, int], Values]
     parts: tuple[bytes, ...]
-    whole: bytes  # head_end and all parts in one
+    whole: bytes  # all parts in one
+    timed: bool  # its parts go out one by one, or late
 
 
 def answer_for(shape: Shape) -> Answer:
@@ -87,21 +88,19 @@ def build(shape: Shape) -> Answer:
 
 
 def answer(shape: Shape, headers: list[tuple[str, str]], parts: tuple[bytes, ...]) -> Answer:
-    status = shape.settings.status
+    settings = shape.settings
     anthropic = shape.kind.startswith(("message", "count_tokens", "anthropic"))
     lines = [f"{name}: {value}" for name, value in headers]
-    if shape.settings.retry_after:
-        lines.append(f"retry-after: {shape.settings.retry_after}")
-    lines += ["server: aigw-mock"] if anthropic else ["openai-version: 2020-10-01"]
-    id_name = "request-id" if anthropic else "x-request-id"
-    lines.append(f"{id_name}: req_mock_")
-    head_end = b"\r\n\r\n"
+    if settings.retry_after:
+        lines.append(f"retry-after: {settings.retry_after}")
+    start = f"HTTP/1.1 {settings.status} {_reason(settings.status)}"
+    paced = len(parts) > 1 and (settings.spacing_s > 0 or settings.stamp)
     return Answer(
-        before_date=f"HTTP/1.1 {status} {_reason(status)}\r\ndate: ".encode("ascii"),
-        before_id=("\r\n" + "\r\n".join(lines)).encode("latin-1"),
-        head_end=head_end,
+        head_format=head_format(settings.heads, start, lines, anthropic),
+        values=VALUES[settings.heads],
         parts=parts,
-        whole=b"".join((head_end, *parts)),
+        whole=b"".join(parts),
+        timed=paced or settings.latency_s > 0,
     )
 
 
@@ -250,6 +249,10 @@ def _file(shape: Shape) -> dict[str, Any]:
     }
 
 
+def _health(shape: Shape) -> dict[str, Any]:
+    return {"status": "ok"}
+
+
 def _count_tokens(shape: Shape) -> dict[str, Any]:
     return {"input_tokens": shape.body_bytes // 4}
 
@@ -275,6 +278,7 @@ PLAIN: dict[str, Callable[[Shape], dict[str, Any]]] = {
     "message": _message,
     "count_tokens": _count_tokens,
     "file": _file,
+    "health": _health,
     "model": _model,
     "models": _models,
     "anthropic_model": _anthropic_model,

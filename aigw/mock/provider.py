@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import ssl
 import time
 from collections import deque
@@ -38,11 +39,9 @@ class MockProvider:
         self.connections: set[MockConnection] = set()
         self.requests: deque[dict[str, Any]] = deque(maxlen=self.settings.ledger)
         self.recall = Recall()
-        # Only where each answer is one write at once and no request has to be written down.
-        settings = self.settings
-        timed = settings.latency_s or settings.spacing_s or settings.stamp
-        self.recalls = not (settings.ledger or timed)
         self.answered = 0
+        # Processes that share a port must not send the same ids.
+        self._first = int.from_bytes(os.urandom(6), "big")
         self._date = b""
         self._date_second = 0
 
@@ -57,6 +56,9 @@ class MockProvider:
             self._date = formatdate(second, usegmt=True).encode()
         return self._date
 
+    def next_id(self) -> int:
+        return self._first + self.answered
+
     def answer(self, request: Request) -> tuple[Answer, MockSettings]:
         """The answer to that request, and the settings that time it. Raises RequestError."""
         if self.settings.ledger:
@@ -66,7 +68,7 @@ class MockProvider:
             self.requests.append(ledger_entry(request))
         shape = shape_of(request, self.settings)
         answer = answer_for(shape)
-        if self.recalls:
+        if not answer.timed and not self.settings.ledger:
             self.recall.keep(request, answer)
         return answer, shape.settings
 
@@ -146,17 +148,15 @@ class MockConnection(asyncio.Protocol):
     def _head(self, answer: Answer) -> bytes:
         provider = self._provider
         provider.answered += 1
-        number = b"%016x" % provider.answered
-        return b"".join((answer.before_date, provider.date(), answer.before_id, number))
+        return answer.head_format % answer.values(provider.date(), provider.next_id())
 
     def _answer(self, request: Request) -> None:
         answer, settings = self._provider.answer(request)
         self._closes = request.closes
         head = self._head(answer)
-        timed = len(answer.parts) > 1 and (settings.spacing_s > 0 or settings.stamp)
         if request.method == b"HEAD":
-            self._transport.write(head + answer.head_end)
-        elif not timed and not settings.latency_s:
+            self._transport.write(head)
+        elif not answer.timed:
             self._transport.write(head + answer.whole)
         else:
             self._start(head, answer, settings)
@@ -169,7 +169,7 @@ class MockConnection(asyncio.Protocol):
         parts = answer.parts
         self._busy = True
         self._sent = 0
-        self._parts = (head + answer.head_end + parts[0], *parts[1:])
+        self._parts = (head + parts[0], *parts[1:])
         self._spacing_s = settings.spacing_s
         self._stamped = settings.stamp and len(parts) > 1
         self._due_s = self._loop.time() + settings.latency_s

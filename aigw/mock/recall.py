@@ -14,8 +14,8 @@ from __future__ import annotations
 from aigw.mock.answers import Answer
 from aigw.mock.request import END_OF_HEAD, Request
 
-# Beyond these the store is emptied: a bench has one or two requests, tests have many.
-KEPT_REQUESTS = 64
+# Beyond these the store is emptied: a bench has some lengths of some kinds, tests have many.
+KEPT_REQUESTS = 256
 KEPT_BODY_BYTES = 256 * 1024
 
 # What may change an answer or the framing, as it begins in a lower-case head.

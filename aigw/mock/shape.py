@@ -2,18 +2,20 @@
 
 A request's path, its JSON and its `x-mock-…` headers are boiled down to a `Shape`, a small
 hashable value. Equal shapes get equal bytes, so the answers can be built once and kept.
-Every setting can be overruled by a header for one request; the table OVERRIDES says how.
+Every setting can be overruled for one request, by a header or, since many gateways drop unknown
+headers, by a word in the body's `user`: "x-mock-chunks=7". The table OVERRIDES says how.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 import orjson
 
+from aigw.mock.heads import STYLES
 from aigw.mock.request import Request, RequestError
 
 # One answer of the mock, and one vector of it; beyond that a bench would measure memory.
@@ -25,7 +27,7 @@ SPEECH_BYTES = 96 * 1024  # some seconds of MP3
 
 
 class MockSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How the mock answers; each field but the ledger can be overruled by a request's header."""
+    """How the mock answers; each field but the ledger can be overruled by a request."""
 
     latency_s: float = 0.0  # to the first byte of what a model says; lists and 404 come at once
     chunks: int = 20  # pieces of content in a streamed answer
@@ -35,6 +37,7 @@ class MockSettings(msgspec.Struct, frozen=True, kw_only=True):
     gzip: bool = False
     status: int = 200  # anything else: an error in the dialect of the path
     retry_after: str = ""
+    heads: str = "plain"  # the style of answer heads, see heads.py
     ledger: int = 0  # how many of the last requests are kept; 0: none (benches)
 
 
@@ -66,6 +69,13 @@ def _flag(value: bytes) -> bool:
     return value == b"1"
 
 
+def _style(value: bytes) -> str:
+    style = value.decode("ascii")
+    if style not in STYLES:
+        raise ValueError(style)
+    return style
+
+
 def _between(least: int, most: int) -> Callable[[bytes], int]:
     def read(value: bytes) -> int:
         if not value.isdigit() or not least <= int(value) <= most:
@@ -84,16 +94,31 @@ OVERRIDES: tuple[tuple[bytes, str, Callable[[bytes], object]], ...] = (
     (b"x-mock-gzip", "gzip", _flag),
     (b"x-mock-status", "status", _between(200, 599)),
     (b"x-mock-retry-after", "retry_after", _text),
+    (b"x-mock-heads", "heads", _style),
 )
+PREFIX = b"x-mock-"
 
 
 def overrule(settings: MockSettings, request: Request) -> MockSettings:
-    """The settings for this one request. Raises RequestError for a value that can't be read."""
-    if b"\r\nx-mock-" not in request.lowered:
+    """The settings by this request's headers. Raises RequestError for what can't be read."""
+    if b"\r\n" + PREFIX not in request.lowered:
         return settings
+    given = {name: request.header(name) for name, _, _ in OVERRIDES}
+    return _changed(settings, given)
+
+
+def overrule_by_user(settings: MockSettings, user: object) -> MockSettings:
+    """The settings by the words of a body's `user`. Raises RequestError for what can't be read."""
+    if not isinstance(user, str) or PREFIX.decode() not in user:
+        return settings
+    words = (word.partition("=") for word in user.split())
+    return _changed(settings, {name.encode(): value.encode() for name, _, value in words})
+
+
+def _changed(settings: MockSettings, given: Mapping[bytes, bytes | None]) -> MockSettings:
     changes: dict[str, Any] = {}
     for name, field, read in OVERRIDES:
-        value = request.header(name)
+        value = given.get(name)
         if value is not None:
             try:
                 changes[field] = read(value)
@@ -113,6 +138,7 @@ KINDS: dict[bytes, str] = {
     b"POST /v1/audio/speech": "speech",
     b"POST /v1/files": "file",
     b"GET /v1/models": "models",
+    b"GET /health": "health",  # some gateways send nothing before they have seen this
 }
 JSON_KINDS = frozenset(
     {"chat", "completion", "response", "embeddings", "message", "count_tokens", "speech"}
@@ -149,6 +175,7 @@ def _json_shape(kind: str, request: Request, settings: MockSettings) -> Shape:
         error = "anthropic_error" if request.path.startswith(ANTHROPIC_PATH) else "error"
         bad = msgspec.structs.replace(settings, status=400)
         return Shape(error, bad, detail="We could not parse the JSON body of your request.")
+    settings = overrule_by_user(settings, body.get("user"))
     if kind == "embeddings":
         return _embeddings_shape(body, settings)
     if kind == "count_tokens":
@@ -222,6 +249,8 @@ def _other_shape(
     kind: str, method: bytes, path: bytes, request: Request, settings: MockSettings
 ) -> Shape:
     anthropic = b"\r\nanthropic-version:" in request.lowered
+    if kind == "health":
+        return Shape(kind, settings)
     if kind == "models":
         return Shape("anthropic_models" if anthropic else kind, settings)
     if method == b"GET" and path.startswith(b"/v1/models/"):

@@ -1,10 +1,11 @@
 """Streamed answers as server-sent events, in OpenAI's two forms and in Anthropic's.
 
 A stream is a list of writes, a write is a tuple of events. The first write opens the answer, each
-further one carries one piece of content, the last one closes it. With `stamp`, each write's first
-event has a member "mock_sent_ns" whose digits the provider overwrites with the clock
+further one carries one piece of content, the last one closes it. With `stamp`, each piece of text
+begins with "mock_sent_ns=" and digits that the provider overwrites with the clock
 (CLOCK_MONOTONIC, nanoseconds) as it sends, so that a load generator on the same machine can tell
-how long a chunk was under way.
+how long a chunk was under way. It stands in the text because gateways that write events anew keep
+that, and drop members which they don't know.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ CREATED_AT = 1_735_689_600  # 2025-01-01: constant, so that equal requests get e
 INPUT_TOKENS = 9
 TOOL_ARGUMENTS = '{"location":"Paris"}'
 STAMP = b"0" * 19  # as many digits as a 64-bit count of nanoseconds can have
+STAMPED = f"mock_sent_ns={STAMP.decode()} "
 TEXT = (
     "Hello! This answer was made on your own machine: no provider was asked, no money was spent. "
     "It came from a mock, went through the gateway chunk by chunk as it was written, and reached "
@@ -39,24 +41,25 @@ def content(shape: Shape) -> str:
     return (TEXT * (size // len(TEXT) + 1))[:size]
 
 
-def pieces(text: str, count: int) -> list[str]:
-    """The text in so many pieces of nearly equal length; short texts give empty ones."""
+def pieces(shape: Shape, text: str) -> list[str]:
+    """The text in pieces of nearly equal length; short texts give empty ones."""
+    count = shape.settings.chunks
     cuts = [len(text) * i // count for i in range(count + 1)] if count else [0]
-    return [text[a:b] for a, b in itertools.pairwise(cuts)]
+    stamped = shape.settings.stamp and not shape.settings.gzip and not shape.tool
+    before = STAMPED if stamped else ""
+    return [before + text[a:b] for a, b in itertools.pairwise(cuts)]
 
 
 def output_tokens(shape: Shape) -> int:
     return len(TOOL_ARGUMENTS if shape.tool else content(shape)) // 4
 
 
-def _written(shape: Shape, *events: Event) -> Write:
-    """Those events as bytes; with a stamp in the first if the shape wants stamps."""
+def _written(*events: Event) -> Write:
+    """Those events as bytes."""
     write = []
-    for number, (name, data) in enumerate(events):
-        stamped = shape.settings.stamp and not shape.settings.gzip and number == 0
-        text = orjson.dumps({**data, "mock_sent_ns": STAMP.decode()} if stamped else data)
+    for name, data in events:
         prefix = b"event: %s\n" % name.encode() if name else b""
-        write.append(prefix + b"data: " + text + b"\n\n")
+        write.append(prefix + b"data: " + orjson.dumps(data) + b"\n\n")
     return tuple(write)
 
 
@@ -74,18 +77,18 @@ def chat_stream(shape: Shape) -> list[Write]:
         opening = chunk({"role": "assistant", "content": None, "tool_calls": [call]})
         deltas: list[dict[str, Any]] = [
             {"tool_calls": [{"index": 0, "function": {"arguments": piece}}]}
-            for piece in pieces(TOOL_ARGUMENTS, shape.settings.chunks)
+            for piece in pieces(shape, TOOL_ARGUMENTS)
         ]
     else:
         opening = chunk({"role": "assistant", "content": "", "refusal": None})
-        deltas = [{"content": piece} for piece in pieces(content(shape), shape.settings.chunks)]
+        deltas = [{"content": piece} for piece in pieces(shape, content(shape))]
     closing = [chunk({}, "tool_calls" if shape.tool else "stop")]
     if shape.usage:
         closing.append(("", {**_chat_chunk(shape, []), "usage": chat_usage(shape)}))
     return [
-        _written(shape, opening),
-        *(_written(shape, chunk(delta)) for delta in deltas),
-        (*_written(shape, *closing), b"data: [DONE]\n\n"),
+        _written(opening),
+        *(_written(chunk(delta)) for delta in deltas),
+        (*_written(*closing), b"data: [DONE]\n\n"),
     ]
 
 
@@ -121,8 +124,8 @@ def completion_stream(shape: Shape) -> list[Write]:
     if shape.usage:
         closing.append(("", {**_completion_chunk(shape, []), "usage": chat_usage(shape)}))
     return [
-        *(_written(shape, chunk(p)) for p in pieces(content(shape), shape.settings.chunks)),
-        (*_written(shape, *closing), b"data: [DONE]\n\n"),
+        *(_written(chunk(p)) for p in pieces(shape, content(shape))),
+        (*_written(*closing), b"data: [DONE]\n\n"),
     ]
 
 
@@ -217,10 +220,10 @@ def response_stream(shape: Shape) -> list[Write]:
             ("response.output_text.done", {**spot, "text": text}),
             ("response.content_part.done", {**at, "part": {**part, "text": text}}),
         ]
-    writes += [[(delta, {**spot, "delta": p})] for p in pieces(text, shape.settings.chunks)]
+    writes += [[(delta, {**spot, "delta": p})] for p in pieces(shape, text)]
     closing.append(("response.output_item.done", {"output_index": 0, "item": item}))
     closing.append(("response.completed", {"response": response_object(shape, [item], True)}))
-    return _typed([*writes, closing], shape, numbered=True)
+    return _typed([*writes, closing], numbered=True)
 
 
 # --- Anthropic: messages
@@ -266,7 +269,7 @@ def message_stream(shape: Shape) -> list[Write]:
     ]
     deltas: list[list[Event]] = [
         [("content_block_delta", {"index": 0, "delta": {"type": kind, field: piece}})]
-        for piece in pieces(text, shape.settings.chunks)
+        for piece in pieces(shape, text)
     ]
     stop = {"stop_reason": message_stop(shape), "stop_sequence": None}
     closing: list[Event] = [
@@ -274,10 +277,10 @@ def message_stream(shape: Shape) -> list[Write]:
         ("message_delta", {"delta": stop, "usage": {"output_tokens": output_tokens(shape)}}),
         ("message_stop", {}),
     ]
-    return _typed([opening, *deltas, closing], shape)
+    return _typed([opening, *deltas, closing])
 
 
-def _typed(writes: list[list[Event]], shape: Shape, numbered: bool = False) -> list[Write]:
+def _typed(writes: list[list[Event]], numbered: bool = False) -> list[Write]:
     """Events that repeat their name as `type`; OpenAI's are numbered through, too."""
     number = 0
     done = []
@@ -287,7 +290,7 @@ def _typed(writes: list[list[Event]], shape: Shape, numbered: bool = False) -> l
             extra = {"sequence_number": number} if numbered else {}
             events.append((name, {"type": name, **extra, **fields}))
             number += 1
-        done.append(_written(shape, *events))
+        done.append(_written(*events))
     return done
 
 
