@@ -314,7 +314,7 @@ def test_a_match_ends_with_the_head() -> None:
     found = table.find(octets(shape()))
     assert found is not None
     assert found[0] is one
-    assert found[1].string[found[1].end() :] == b"body"
+    assert octets(shape())[found[1][1] :] == b"body"
     assert table.find(b"") is table.find(b"GET / HTTP/1.1\r\n") is None
 
 
