@@ -42,8 +42,8 @@ logger = logging.getLogger("aigw")
 IDLE_GRACE_S = 1.0
 DRAIN_LOOK_S = 0.02
 # What serving makes is freed by reference counts; the collector is for the few cycles of slow paths
-# (tasks, exceptions).  At 700 new objects, its default, it runs for each 100 new connections; 20,000
-# are looked through in 1 ms, and all that 20 x 20 such runs have left (some MiB) in a few.
+# (tasks, exceptions).  At 700 new objects, its default, it would run with every hundred new
+# connections; looking through 20,000 takes 0.4 ms (measured 2026-11-23).
 GC_THRESHOLDS = (20_000, 20, 20)
 # The gauge `upstream_state`.
 MEMBER_HEALTHY, MEMBER_OUT = 0, 2
