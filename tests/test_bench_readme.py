@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import msgspec
-
-from bench.readme import README, RESULT, figures, rendered
+from bench.compare import RESULT, read
+from bench.readme import README, figures, rendered
 
 
 def test_the_readme_shows_what_was_measured() -> None:
-    result = msgspec.json.decode(RESULT.read_bytes())
+    result = read(RESULT)
     readme = README.read_text()
     assert rendered(readme, result) == readme
     assert figures(result) in readme

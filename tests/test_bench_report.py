@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from pathlib import Path
 
 import pytest
 
-from bench.plot import latency_plot
 from bench.report import percentiles, table
 
 
@@ -31,11 +29,3 @@ def test_nothing_measured() -> None:
 def test_a_table_is_aligned() -> None:
     text = table([("who", "ms"), ("nginx", "1.25"), ("a", "10")])
     assert text.splitlines() == ["who      ms", "-----  ----", "nginx  1.25", "a        10"]
-
-
-def test_a_plot_is_drawn_twice(tmp_path: Path) -> None:
-    found = percentiles(array("q", [i * 1000 for i in range(1, 1001)]))
-    assert found is not None
-    png, svg = latency_plot({"one": found}, "title", tmp_path / "plot")
-    assert png.read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in svg.read_text()
