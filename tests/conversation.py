@@ -28,7 +28,7 @@ import uvloop
 from aigw.config import Settings, load
 from aigw.memory import BucketTable, CounterRegion, HeldTable, Memory
 from aigw.observe.access_log import AccessLog
-from aigw.observe.metrics import WorkerMetrics, parse_key
+from aigw.observe.metrics import Totals, WorkerMetrics
 from aigw.policy import compile_policy, load_policy
 from aigw.policy.limits import Limits
 from aigw.proxy.client import ClientConnection
@@ -390,10 +390,7 @@ class Gateway:
 
     def value(self, name: str, *labels: str) -> int:
         """A counter or gauge of this worker."""
-        for key, words in CounterRegion(self.memory, 0).items():
-            if parse_key(key) == (name, labels):
-                return words[0]
-        return 0
+        return Totals([CounterRegion(self.memory, 0)]).value(name, *labels)
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()

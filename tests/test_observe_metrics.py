@@ -68,8 +68,8 @@ def test_a_state_is_the_worst_that_a_process_sees() -> None:
 def test_one_finished_request_is_in_all_three_views() -> None:
     (region,) = new_regions(1)
     m = WorkerMetrics(region)
-    m.finish("/v1", "openai", 200, 1.5, 0.004)
-    m.finish("/v1", "openai", 200, 700.0, -1.0)
+    m.finish("/v1", "openai", 200, 1_500_000, 4_000, 60)
+    m.finish("/v1", "openai", 200, 700_000_000, -1, 0)
     labels = {"route": "/v1", "upstream": "openai", "code": "200"}
     families = shown(region)
     assert sample(families, "requests_total", **labels) == 2
@@ -86,14 +86,38 @@ def test_one_finished_request_is_in_all_three_views() -> None:
 def test_overhead_has_finer_buckets() -> None:
     (region,) = new_regions(1)
     m = WorkerMetrics(region)
-    m.overhead(0.00006)
-    m.overhead(5.0)
+    m.finish("/v1", "openai", 200, 1_500_000, 4_000, 60)
+    m.finish("/v1", "other", 502, 1_500_000, -1, 5_000_000)
+    m.finish("/v1", "other", 502, 1_500_000, -1, 0)  # not known
     families = shown(region)
     assert sample(families, "overhead_seconds_bucket", le="5e-05") == 0
     assert sample(families, "overhead_seconds_bucket", le="0.0001") == 1
     assert sample(families, "overhead_seconds_bucket", le="0.1") == 1
     assert sample(families, "overhead_seconds_count") == 2
     assert sample(families, "overhead_seconds_sum") == pytest.approx(5.00006)
+
+
+def test_the_express_lane_counts_once_and_is_shown_in_each_view() -> None:
+    (region,) = new_regions(1)
+    m = WorkerMetrics(region)
+    m.words[m.counter("accepted_total")] += 1
+    for status, number in ((200, 3), (503, 2)):
+        for _ in range(number):
+            m.words[m.express()] += 1
+            m.finish_in(m.block("/v1", "openai", status), 2_000, 1_000, 30, 1)
+    families = shown(region)
+    assert sample(families, "accepted_total") == 6
+    assert sample(families, "auth_success_total") == 5
+    whole, failed = ({"upstream": "openai", "reason": r} for r in ("complete", "status_5xx"))
+    assert sample(families, "upstream_attempts_total", **whole) == 3
+    assert sample(families, "upstream_success_total", **whole) == 3
+    assert sample(families, "upstream_attempts_total", **failed) == 2
+    assert sample(families, "upstream_failures_total", **failed) == 2
+    labels = {"route": "/v1", "upstream": "openai", "code": "200"}
+    assert sample(families, "requests_total", **labels) == 3
+    assert sample(families, "request_duration_seconds_sum", **labels) == 0.006
+    assert sample(families, "time_to_first_byte_seconds_sum", **labels) == 0.003
+    assert sample(families, "overhead_seconds_sum") == pytest.approx(0.00015)
 
 
 def test_every_metric_of_the_table_is_shown_with_its_kind() -> None:
@@ -215,6 +239,6 @@ def test_the_same_labels_get_the_same_words() -> None:
     (region,) = new_regions(1)
     first, successor = WorkerMetrics(region), WorkerMetrics(region)
     assert first.counter("accepted_total") == successor.counter("accepted_total")
-    first.finish("/v1", "a", 200, 1, 1)
-    successor.finish("/v1", "a", 200, 1, 1)
+    first.finish("/v1", "a", 200, 1, 1, 1)
+    successor.finish("/v1", "a", 200, 1, 1, 1)
     assert sample(shown(region), "requests_total", route="/v1", upstream="a", code="200") == 2

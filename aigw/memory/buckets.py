@@ -38,6 +38,7 @@ from aigw.memory.layout import BUCKET_HEAD_WORDS, WORD_BYTES
 from aigw.memory.mapping import Memory
 from aigw.memory.words import Control
 
+INFINITE = math.inf
 # The words at the head of a row.  A rate of 0: the row was never finished by its compiler.
 _RATE, _BURST, _EPOCH, _LACK = 0, 1, 2, 3
 
@@ -127,7 +128,7 @@ class BucketTable:
         if self._used[0] > self._columns:
             self._widen()
         columns = self._columns
-        lowest = math.inf
+        lowest = INFINITE
         for bucket in buckets:
             row = bucket.row
             words = self._unpack(self._rows, row * self._row_bytes)

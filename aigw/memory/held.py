@@ -20,6 +20,7 @@ class HeldTable:
 
     def __init__(self, memory: Memory, index: int) -> None:
         layout = memory.layout
+        self._index = index
         self._used = memory.words[layout.control + Control.used.offset :]
         self._rows = memory.bytes[layout.held * WORD_BYTES :]
         self._row_bytes = memory.indexes * WORD_BYTES
@@ -36,9 +37,12 @@ class HeldTable:
 
     def take(self, row: int, limit: int) -> bool:
         """Take one place; False, and nothing changed, when `limit` are in flight."""
-        if self.total(row) >= limit:
+        if self._used[0] > self._columns:
+            self._widen()
+        held = self._unpack(self._rows, row * self._row_bytes)
+        if sum(held) >= limit:
             return False
-        self._own[row] += 1
+        self._own[row] = held[self._index] + 1
         return True
 
     def give(self, row: int) -> None:

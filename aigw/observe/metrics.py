@@ -16,6 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from operator import add
+from struct import Struct
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -30,9 +31,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from aigw.memory import CounterRegion, Memory
+from aigw.memory.layout import WORD_BYTES
 
 PREFIX = "aigw_"
 GAUGE = "gauge:"  # keys that begin so are zeroed when their process has died
+EXPRESS = "express"  # requests that took the express lane: each had a good key and was accepted
 EXCHANGE = "exchange"  # the block of one (route, upstream, code); see `WorkerMetrics.finish`
 
 # Upper bounds in seconds. An answer from a cache near by takes milliseconds, a long reasoning
@@ -46,14 +49,17 @@ OVERHEAD_BOUNDS_S = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
 )
 
-# A histogram in words: one count per bucket, one for what lies beyond, the sum in microseconds.
-DURATION_WORDS = len(DURATION_BOUNDS_S) + 2
-OVERHEAD_WORDS = len(OVERHEAD_BOUNDS_S) + 2
-DURATION_SUM = DURATION_WORDS - 1
-FIRST_BYTE = DURATION_WORDS  # where the second histogram of an exchange block begins
-FIRST_BYTE_SUM = FIRST_BYTE + DURATION_WORDS - 1
-EXCHANGE_WORDS = 2 * DURATION_WORDS
-OVERHEAD_SUM = OVERHEAD_WORDS - 1
+# The block of one (route, upstream, code).  First what changes with each request: how many came on
+# the express lane (`plain`), and the three sums in microseconds; then the counts of the three
+# histograms, one for each bucket and one for what lies beyond.
+PLAIN, DURATION_SUM, FIRST_BYTE_SUM, OVERHEAD_SUM = range(4)
+DURATION = 4
+FIRST_BYTE = DURATION + len(DURATION_BOUNDS_S) + 1
+OVERHEAD = FIRST_BYTE + len(DURATION_BOUNDS_S) + 1
+EXCHANGE_WORDS = OVERHEAD + len(OVERHEAD_BOUNDS_S) + 1
+HEAD_OF_BLOCK = Struct("@4q")
+DURATION_BOUNDS_US = tuple(round(bound_s * 1e6) for bound_s in DURATION_BOUNDS_S)
+OVERHEAD_BOUNDS_US = tuple(round(bound_s * 1e6) for bound_s in OVERHEAD_BOUNDS_S)
 
 Kind = Literal["counter", "gauge", "histogram"]
 Labels = tuple[str, ...]
@@ -135,6 +141,24 @@ METRICS: tuple[Row, ...] = (
 ROWS: Mapping[str, Row] = {row.name: row for row in METRICS}
 
 
+# The bounds of a histogram, its first count in a block, and its sum.
+HISTOGRAMS = {
+    "request_duration_seconds": (DURATION_BOUNDS_S, DURATION, DURATION_SUM),
+    "time_to_first_byte_seconds": (DURATION_BOUNDS_S, FIRST_BYTE, FIRST_BYTE_SUM),
+    "overhead_seconds": (OVERHEAD_BOUNDS_S, OVERHEAD, OVERHEAD_SUM),
+}
+# From this status on an upstream's whole answer is not counted as a success.
+NOT_SUCCESS = 500
+
+
+def attempt_rows(upstream: str, status: int) -> tuple[tuple[str, Labels], tuple[str, Labels]]:
+    """The counters of an attempt that brought a whole answer with this status."""
+    outcome, reason = "upstream_success_total", "complete"
+    if status >= NOT_SUCCESS:
+        outcome, reason = "upstream_failures_total", "status_5xx"
+    return ("upstream_attempts_total", (upstream, reason)), (outcome, (upstream, reason))
+
+
 def key_of(name: str, *labels: str) -> str:
     """The key of a metric's words in a region; names may hold any character, hence JSON."""
     key = msgspec.json.encode((name, *labels)).decode()
@@ -150,18 +174,22 @@ def parse_key(key: str) -> tuple[str, Labels]:
 class WorkerMetrics:
     """Counting in one process; the only writer of its region."""
 
-    __slots__ = ("_exchanges", "_indexes", "_overhead", "_region", "words")
+    __slots__ = ("_bytes", "_exchanges", "_indexes", "_region", "words")
 
     def __init__(self, region: CounterRegion) -> None:
         self._region = region
         self.words = region.words
+        self._bytes = region.words.cast("B")
         self._indexes: dict[tuple[str, ...], int] = {}
         self._exchanges: dict[tuple[str, str, int], int] = {}
-        self._overhead = region.allot(key_of("overhead_seconds"), OVERHEAD_WORDS)
 
     def counter(self, name: str, *labels: str) -> int:
         """The index in `words` of a counter: the caller adds to `words[index]`."""
         return self._index(name, "counter", labels)
+
+    def express(self) -> int:
+        """The index in `words` where requests on the express lane count when they are sent."""
+        return self._region.allot(key_of(EXPRESS))
 
     def gauge(self, name: str, *labels: str) -> int:
         """The index in `words` of a gauge: the caller adds, subtracts or sets."""
@@ -179,10 +207,18 @@ class WorkerMetrics:
         return index
 
     def finish(
-        self, route: str, upstream: str, status: int, duration_s: float, ttfb_s: float
+        self,
+        route: str,
+        upstream: str,
+        status: int,
+        duration_us: int,
+        ttfb_us: int,
+        overhead_us: int,
     ) -> None:
-        """Count a finished request; `ttfb_s` < 0 if no byte of an answer came from upstream."""
-        self.finish_in(self.block(route, upstream, status), duration_s, ttfb_s)
+        """Count a finished request: microseconds for the whole, to the first byte of an answer from
+        upstream (negative: none came), and in aigw itself (0: not known)."""
+        block = self.block(route, upstream, status)
+        self.finish_in(block, duration_us, ttfb_us, overhead_us, 0)
 
     def block(self, route: str, upstream: str, status: int) -> int:
         """Where in `words` the requests of this kind are counted."""
@@ -193,20 +229,32 @@ class WorkerMetrics:
             self._exchanges[route, upstream, status] = base
         return base
 
-    def finish_in(self, block: int, duration_s: float, ttfb_s: float) -> None:
-        """`finish` for who knows the block."""
-        words = self.words
-        words[block + bisect_left(DURATION_BOUNDS_S, duration_s)] += 1
-        words[block + DURATION_SUM] += int(duration_s * 1e6)
-        if ttfb_s >= 0:
-            words[block + FIRST_BYTE + bisect_left(DURATION_BOUNDS_S, ttfb_s)] += 1
-            words[block + FIRST_BYTE_SUM] += int(ttfb_s * 1e6)
+    def finish_in(
+        self, block: int, duration_us: int, ttfb_us: int, overhead_us: int, plain: int
+    ) -> None:
+        """`finish` for who knows the block.  `plain` is 1 on the express lane: such a request made
+        one attempt, which brought a whole answer.
 
-    def overhead(self, seconds: float) -> None:
-        """Count the time that one request spent in aigw itself."""
-        base = self._overhead
-        self.words[base + bisect_left(OVERHEAD_BOUNDS_S, seconds)] += 1
-        self.words[base + OVERHEAD_SUM] += int(seconds * 1e6)
+        A word costs 0.1 µs to read and write, the four at the head of a block together 0.25.
+        """
+        words, bytes_ = self.words, self._bytes
+        words[block + DURATION + bisect_left(DURATION_BOUNDS_US, duration_us)] += 1
+        if ttfb_us >= 0:
+            words[block + FIRST_BYTE + bisect_left(DURATION_BOUNDS_US, ttfb_us)] += 1
+        else:
+            ttfb_us = 0
+        if overhead_us > 0:
+            words[block + OVERHEAD + bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
+        at = block * WORD_BYTES
+        plains, durations, first_bytes, overheads = HEAD_OF_BLOCK.unpack_from(bytes_, at)
+        HEAD_OF_BLOCK.pack_into(
+            bytes_,
+            at,
+            plains + plain,
+            durations + duration_us,
+            first_bytes + ttfb_us,
+            overheads + overhead_us,
+        )
 
 
 class Regions:
@@ -236,6 +284,21 @@ class Totals:
                 known = series.get(labels)
                 merge = ROWS[name].merge if name in ROWS else add
                 series[labels] = words if known is None else list(map(merge, known, words))
+        self._count_express()
+
+    def _count_express(self) -> None:
+        """What a request on the express lane counts in without writing to it (`attempt_rows`)."""
+        for (_, upstream, code), words in list(self.of(EXCHANGE).items()):
+            if words[PLAIN]:
+                for name, labels in attempt_rows(upstream, int(code)):
+                    self._add(name, labels, words[PLAIN])
+        sent = self.value(EXPRESS)
+        for name in ("auth_success_total", "accepted_total"):
+            self._add(name, (), sent)
+
+    def _add(self, name: str, labels: Labels, number: int) -> None:
+        series = self.words.setdefault(name, {})
+        series[labels] = [number + series.get(labels, [0])[0]]
 
     def of(self, name: str) -> dict[Labels, list[int]]:
         """The words of each series of a metric."""
@@ -280,7 +343,7 @@ class _Shown(Collector):
             return self.gauges[row.name]
         if row.name == "requests_total":
             return {
-                labels: sum(words[:DURATION_SUM])
+                labels: sum(words[DURATION:FIRST_BYTE])
                 for labels, words in self.totals.of(EXCHANGE).items()
             }
         found = {labels: words[0] for labels, words in self.totals.of(row.name).items()}
@@ -288,19 +351,21 @@ class _Shown(Collector):
 
     def _histogram(self, row: Row) -> Metric:
         metric = HistogramMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
-        bounds_s, first, series = self._where(row)
+        bounds_s, first, sum_at = HISTOGRAMS[row.name]
         last = first + len(bounds_s) + 1
         names = [*map(floatToGoString, bounds_s), "+Inf"]
-        for labels, words in series.items():
+        for labels, words in self._blocks(row).items():
             counts = accumulate(words[first:last])
             buckets = list(zip(names, map(float, counts), strict=True))
-            metric.add_metric(labels, buckets, words[last] / 1e6)
+            metric.add_metric(labels, buckets, words[sum_at] / 1e6)
         return metric
 
-    def _where(self, row: Row) -> tuple[tuple[float, ...], int, dict[Labels, list[int]]]:
-        """The bounds of a histogram, its first word in its block, and its blocks."""
-        if row.name == "overhead_seconds":
-            empty: dict[Labels, list[int]] = {(): [0] * OVERHEAD_WORDS}
-            return OVERHEAD_BOUNDS_S, 0, self.totals.of(row.name) or empty
-        first = FIRST_BYTE if row.name == "time_to_first_byte_seconds" else 0
-        return DURATION_BOUNDS_S, first, self.totals.of(EXCHANGE)
+    def _blocks(self, row: Row) -> dict[Labels, list[int]]:
+        """All blocks of exchanges; for a histogram without labels their sum."""
+        blocks = self.totals.of(EXCHANGE)
+        if row.labels:
+            return blocks
+        whole = [0] * EXCHANGE_WORDS
+        for words in blocks.values():
+            whole = list(map(add, whole, words))
+        return {(): whole}

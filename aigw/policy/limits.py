@@ -71,12 +71,15 @@ class Limits:
         if claim.in_use_row >= 0:
             self.held.give(claim.in_use_row)
 
+    def tightest(self, claim: Claim) -> Bucket | None:
+        """Right after `admit`: the bucket that is nearest to its end; `buckets.level` is its level.
+        None where there is no bucket."""
+        return self.buckets.tightest if claim.buckets else None
+
     def standing(self, claim: Claim) -> Standing | None:
-        """Right after `admit`: the tightest bucket as a client is told; None without any."""
-        table = self.buckets
-        if table.tightest is None or not claim.buckets:
-            return None
-        return standing_of(table.tightest, table.level)
+        """The same as a client is told."""
+        bucket = self.tightest(claim)
+        return None if bucket is None else standing_of(bucket, self.buckets.level)
 
 
 # A bucket, the whole tokens left in it, and the milliseconds until it is full.

@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 
 from aigw.errors import Code
 from aigw.observe.access_line import Subject, subject_text
+from aigw.observe.metrics import attempt_rows
 
 if TYPE_CHECKING:
-    from aigw.observe.metrics import WorkerMetrics
     from aigw.policy import Key
     from aigw.proxy.exchange import Exchange
     from aigw.proxy.express import Lane
     from aigw.proxy.services import Services
-    from aigw.upstreams.group import Group
 
 logger = logging.getLogger("aigw")
 
+NONE_US = -1  # in the place of a time that there is not
 OTHER = "other"  # the label of what has no configured name
-NOT_SUCCESS = 500  # from this status on an upstream's answer is not counted as a success
 
 
 def began(exchange: Exchange) -> None:
@@ -51,18 +50,8 @@ def attempt_succeeded(exchange: Exchange) -> None:
     """One attempt has brought a whole answer; a 5xx is a failure of the upstream all the same."""
     group, metrics = exchange.group, exchange.services.metrics
     assert group is not None
-    for word in _attempt_words(metrics, group, exchange.status):
-        metrics.words[word] += 1
-
-
-def _attempt_words(metrics: WorkerMetrics, group: Group, status: int) -> tuple[int, int]:
-    """What a whole answer with this status counts in."""
-    name = group.settings.name
-    outcome, reason = "upstream_success_total", "complete"
-    if status >= NOT_SUCCESS:
-        outcome, reason = "upstream_failures_total", "status_5xx"
-    attempts = metrics.counter("upstream_attempts_total", name, reason)
-    return attempts, metrics.counter(outcome, name, reason)
+    for name, labels in attempt_rows(group.settings.name, exchange.status):
+        metrics.words[metrics.counter(name, *labels)] += 1
 
 
 def _attempt(exchange: Exchange, outcome: str | None, reason: str) -> None:
@@ -85,32 +74,32 @@ def ended(exchange: Exchange) -> None:
         exchange.overhead_s += now_s - exchange.first_byte_s
     elif not exchange.attempts:  # an answer of our own: all of it was ours
         exchange.overhead_s = now_s - exchange.started_s
-    _count(exchange, now_s)
+    started_s, first_byte_s = exchange.started_s, exchange.first_byte_s
+    duration_us = int((now_s - started_s) * 1e6)
+    ttfb_us = int((first_byte_s - started_s) * 1e6) if first_byte_s >= 0 else NONE_US
+    overhead_us = int(exchange.overhead_s * 1e6)
+    _count(exchange, duration_us, ttfb_us, overhead_us)
     if services.log.enabled:
         services.log.note(
             (
-                exchange.started_s + services.wall_offset_s,
+                int((started_s + services.wall_offset_s) * 1e3),
                 exchange.request_id,
                 subject_text(_subject_of(exchange)),
                 exchange.body.payload_bytes,
                 exchange.bytes_out,
-                exchange.first_byte_s - exchange.started_s if exchange.first_byte_s >= 0 else -1.0,
-                now_s - exchange.started_s,
-                exchange.overhead_s,
+                ttfb_us,
+                duration_us,
+                overhead_us,
                 exchange.is_stream,
             )
         )
 
 
-def _count(exchange: Exchange, now_s: float) -> None:
-    metrics, request, started_s = exchange.services.metrics, exchange.request, exchange.started_s
+def _count(exchange: Exchange, duration_us: int, ttfb_us: int, overhead_us: int) -> None:
+    metrics, request, error = exchange.services.metrics, exchange.request, exchange.error
     route = request.route.name if request is not None and request.route is not None else OTHER
     upstream = exchange.group.settings.name if exchange.group is not None else OTHER
-    ttfb_s = exchange.first_byte_s - started_s if exchange.first_byte_s >= 0 else -1.0
-    metrics.finish(route, upstream, exchange.status, now_s - started_s, ttfb_s)
-    if exchange.overhead_s:
-        metrics.overhead(exchange.overhead_s)
-    error = exchange.error
+    metrics.finish(route, upstream, exchange.status, duration_us, ttfb_us, overhead_us)
     if error is not None and error.status == 429 and exchange.key is not None:
         metrics.words[metrics.counter("rate_limited_total", exchange.key.name, error.word)] += 1
 
@@ -149,14 +138,13 @@ def sent_plainly(services: Services) -> None:
     """`began`, `admitted` and a good key, at once."""
     words = services.metrics.words
     words[services.in_flight] += 1
-    words[services.auth_success] += 1
-    words[services.accepted] += 1
+    words[services.express] += 1
 
 
 class Outcome:
-    """What the records of many plain requests have in common, and the words they count in."""
+    """What the records of many plain requests have in common, and the block they count in."""
 
-    __slots__ = ("app", "block", "member", "status", "subject", "terms", "user", "words")
+    __slots__ = ("app", "block", "member", "status", "subject", "terms", "user")
 
     def __init__(self, lane: Lane, status: int, user: bytes | None, app: bytes | None):
         self.terms, self.member, self.status = lane.terms, lane.member, status
@@ -169,7 +157,6 @@ class Outcome:
         )
         route, upstream = lane.known.route.name, group.settings.name
         self.block = metrics.block(route, upstream, status)
-        self.words = _attempt_words(metrics, group, status)
         client_ip = lane.client.peer_ip or "unix"
         self.subject = subject_text(
             Subject(
@@ -200,27 +187,23 @@ def answered_plainly(
     """`attempt_succeeded` and `ended`, at once."""
     services, started_s = lane.services, lane.started_s
     metrics = services.metrics
-    words = metrics.words
-    words[services.in_flight] -= 1
-    attempts, ended = outcome.words
-    words[attempts] += 1
-    words[ended] += 1
+    metrics.words[services.in_flight] -= 1
     ended_s = time.monotonic()
-    overhead_s = lane.overhead_s + (ended_s - first_byte_s)
-    duration_s, ttfb_s = ended_s - started_s, first_byte_s - started_s
-    metrics.finish_in(outcome.block, duration_s, ttfb_s)
-    metrics.overhead(overhead_s)
+    duration_us = int((ended_s - started_s) * 1e6)
+    ttfb_us = int((first_byte_s - started_s) * 1e6)
+    overhead_us = int((lane.overhead_s + ended_s - first_byte_s) * 1e6)
+    metrics.finish_in(outcome.block, duration_us, ttfb_us, overhead_us, 1)
     if services.log.enabled:
         services.log.note(
             (
-                started_s + services.wall_offset_s,
+                int((started_s + services.wall_offset_s) * 1e3),
                 request_id,
                 outcome.subject,
                 lane.body_bytes,
                 bytes_out,
-                ttfb_s,
-                duration_s,
-                overhead_s,
+                ttfb_us,
+                duration_us,
+                overhead_us,
                 is_stream,
             )
         )

@@ -31,7 +31,6 @@ from aigw.wire.template import NO_GROUP
 
 if TYPE_CHECKING:
     from aigw.memory import Bucket
-    from aigw.policy.limits import Standing
     from aigw.proxy.client import ClientConnection
     from aigw.proxy.known import KnownRequest, Terms
     from aigw.upstreams.connection import UpstreamConnection
@@ -51,8 +50,9 @@ class Lane:
 
     __slots__ = (
         "_outcome",
-        "_standing",
-        "_standing_lines",
+        "_told",
+        "_told_level",
+        "_told_lines",
         "body_bytes",
         "client",
         "connection",
@@ -86,8 +86,9 @@ class Lane:
         self.services = client.services
         self.connection = None
         self._outcome: Outcome | None = None
-        self._standing: Standing | None = None
-        self._standing_lines = b""
+        self._told: Bucket | None = None  # where the key stood when it was told last
+        self._told_level = 0.0
+        self._told_lines = b""
         self.overhead_s = 0.0
         self.follow(known)
 
@@ -127,7 +128,7 @@ class Lane:
         group.next_turn()
         self.started_s, self.groups, self.terms = started_s, groups, terms
         self.body_bytes = body_bytes
-        self.tightest, self.level = limits.buckets.tightest, limits.buckets.level
+        self.tightest, self.level = limits.tightest(terms.claim), limits.buckets.level
         may_repeat = known.facts.is_replayable and body_bytes <= policy.inspect_bytes
         self.data = data if may_repeat else b""
         self.member, self.connection = member, connection
@@ -181,13 +182,13 @@ class Lane:
 
     def _own_lines(self) -> bytes:
         """Where the key stands, in lines that are kept while it stands there."""
-        if not self.terms.claim.buckets or self.tightest is None:
-            return b""
-        standing = standing_of(self.tightest, self.level)
-        if standing != self._standing:
-            self._standing = standing
-            self._standing_lines = standing_lines(b"x-aigw-", standing)
-        return self._standing_lines
+        tightest, level = self.tightest, self.level
+        if level != self._told_level or tightest is not self._told:
+            self._told, self._told_level = tightest, level
+            self._told_lines = b""
+            if tightest is not None:
+                self._told_lines = standing_lines(b"x-aigw-", standing_of(tightest, level))
+        return self._told_lines
 
     def _outcome_of(self, status: int) -> Outcome:
         """That of the last request, if this one is told from it by its numbers alone."""
@@ -214,7 +215,7 @@ class Lane:
         exchange = Exchange(self.services, self.client, self.started_s)
         exchange.request, exchange.known, exchange.groups = known.facts, known, groups
         exchange.key, exchange.claim, exchange.group = self.terms.key, self.terms.claim, known.group
-        if exchange.claim.buckets and self.tightest is not None:
+        if self.tightest is not None:
             exchange.standing = standing_of(self.tightest, self.level)
         exchange.user = groups[known.user] if known.user != NO_GROUP else None
         exchange.app = groups[known.app] if known.app != NO_GROUP else None

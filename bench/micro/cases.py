@@ -170,13 +170,13 @@ async def access_line(gateway: MicroGateway) -> Call:
         )
     )
     clock = Clock()
-    entry = (1.0, b"req_0123456789ab00000001", subject, 600, 1200, 1.2e-4, 2.3e-4, 4.5e-5, False)
+    entry = (1_000, b"req_0123456789ab00000001", subject, 600, 1200, 123, 234, 45, False)
     assert b"chat" in lines_of([entry], clock)[0]
     return lambda: void(lines_of([entry], clock))
 
 
 async def metrics(gateway: MicroGateway) -> Call:
-    return lambda: gateway.metrics.finish("/v1", "nobody", 200, 0.000234, 0.000123)
+    return lambda: gateway.metrics.finish("/v1", "nobody", 200, 234, 123, 45)
 
 
 def void(value: object) -> None:
