@@ -337,7 +337,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     idle_connections: Annotated[
         int,
         Option("idle_connections", integer(0, MOST_CONNECTIONS), "kept per worker and member"),
-    ] = 64
+    ] = 1024
     max_connections: Annotated[
         int,
         Option(
