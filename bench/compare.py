@@ -1,6 +1,6 @@
 """aigw beside everybody who is installed: CPU per request, throughput, latency, streams, memory.
 
-python -m bench.compare --peers DIR                     all, about 45 minutes
+python -m bench.compare --peers DIR                     all, about an hour
 python -m bench.compare --only aigw nginx --seconds 0.7   for everyday use, under 4 minutes
 
 All contenders run at once (idle ones cost next to nothing); each repetition measures each of them

@@ -102,12 +102,17 @@ def middle(lives: Sequence[Life], field: str, scale: float, digits: int) -> str:
 
 
 def notes(found: Comparison) -> str:
-    """Which duties were not on, and what else is not the same."""
+    """Which duties were not on, what else is not the same, and what failed."""
     said = []
     for contender in found.contenders:
         lacks = [f"no {', no '.join(contender.missing)}"] if contender.missing else []
         lacks += [contender.note] if contender.note else []
         lacks += [f"{contender.streams} streams at once"] * (contender.streams < AIGW.pace.streams)
+        lacks += [
+            f"{m.errors} of {m.answers + m.errors} failed in `{m.scenario}`"
+            for m in found.medians
+            if m.contender == contender.name and m.errors
+        ]
         if lacks:
             said.append(f"{contender.name}: {'; '.join(lacks)}")
     said += [f"{name}: skipped" for name in found.skipped]

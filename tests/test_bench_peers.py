@@ -10,12 +10,21 @@ from pathlib import Path
 import pytest
 
 from aigw.config import load
+from bench.compare import running_mock
 from bench.peers import PEERS
 from bench.peers.__main__ import main
 from bench.peers.aigw import AIGW
 from bench.peers.nginx import NGINX, NGINX_BARE
-from bench.peers.peer import DUTIES, Peer, Site, find_program, how_to_install
-from bench.peers.run import PeerError, make_site, running_peer
+from bench.peers.peer import DUTIES, SLOW_KEY, Peer, Site, find_program, how_to_install
+from bench.peers.run import (
+    KINDS,
+    PeerError,
+    ask,
+    kinds_of,
+    make_site,
+    refusal_of,
+    running_peer,
+)
 
 
 def written(peer: Peer, site: Site) -> Path:
@@ -88,3 +97,13 @@ def test_what_does_not_start_is_named(tmp_path: Path) -> None:
     site = make_site(tmp_path / "site", 1)
     with pytest.raises(PeerError, match="no wish to run"), running_peer(silent, site, None):
         pass
+
+
+def test_the_gateway_that_one_would_write_oneself(tmp_path: Path) -> None:
+    with running_mock(tmp_path / "mock") as mock:
+        site = make_site(tmp_path / "site", mock.port)
+        with running_peer(PEERS["60 lines of aiohttp"], site, None) as here:
+            assert kinds_of(here) == tuple(KINDS)
+            assert refusal_of(here) == 401
+            slow = KINDS["chat, plain"]._replace(key=SLOW_KEY)
+            assert [ask(here, slow)[0] for _ in range(3)] == [200, 200, 429]

@@ -35,6 +35,6 @@ PORTKEY = Peer(
     folder="portkey",
     environment=lambda site: {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
     headers=headers,
-    pace=Pace(rate=200, streams=100, idle_connections=1000),
+    pace=Pace(rate=100, streams=50, idle_connections=1000),
     note="no key of its own",
 )
