@@ -169,7 +169,8 @@ def version_of(peer: Peer, peers: Path | None) -> str:
     for found in distributions(path=site_packages):
         if found.name.lower().replace("_", "-") == peer.package:
             return found.version
-    return ""
+    described = program.parent.parent / "package.json"  # of a Node package
+    return str(msgspec.json.decode(described.read_bytes())["version"]) if described.exists() else ""
 
 
 def run_all(field: Field, scenarios: Sequence[Scenario], seconds: float, reps: int) -> list[Run]:
