@@ -39,6 +39,7 @@ from enum import IntEnum
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from aigw.controller import ControllerChild, run_controller
 from aigw.errors import StartError
 from aigw.host import Notifier, worker_count
 from aigw.memory import Memory, WorkerState
@@ -70,7 +71,6 @@ from aigw.worker import WorkerChild, run_worker
 
 if TYPE_CHECKING:
     from aigw.config import Settings
-    from aigw.controller import ControllerChild
 
 log = logging.getLogger("aigw")
 
@@ -99,7 +99,7 @@ def run_master(
     reload: Callable[[], Settings],
     *,
     worker: Callable[[WorkerChild], int] = run_worker,
-    controller: Callable[[ControllerChild], int] | None = None,
+    controller: Callable[[ControllerChild], int] = run_controller,
 ) -> int:
     """Serve until told to stop; returns the exit status.
 
@@ -223,7 +223,7 @@ class Master:
         common: Common,
         notifier: Notifier,
         run_worker: Callable[[WorkerChild], int],
-        run_controller: Callable[[ControllerChild], int] | None,
+        run_controller: Callable[[ControllerChild], int],
     ) -> None:
         self._common = common
         self._memory = common.memory
@@ -466,11 +466,6 @@ class Master:
     def _start_controller(self) -> None:
         if self._now_s < self._controller_restarts.start_at_s:
             return
-        # No client waits for the controller: what it alone needs is loaded once the first workers
-        # are forked, and in the master, so that its successors are of the same make.
-        from aigw.controller import ControllerChild, run_controller
-
-        run = self._run_controller or run_controller
         common = self._common
         report, told = os.pipe()
         os.set_blocking(report, False)
@@ -479,7 +474,7 @@ class Master:
             close_listeners(common.listeners, remove=False)
             common.inboxes.close()
             listen = common.settings.listen
-            return run(
+            return self._run_controller(
                 ControllerChild(self._memory, common.admin, listen, commands, told, common.reload)
             )
 
