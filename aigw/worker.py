@@ -103,6 +103,7 @@ class Worker:
         self.accepting = Accepting(
             self.child.listeners, lambda: ClientConnection(services), sharing
         )
+        services.tell_siblings = self.accepting.tell_siblings
         self.sweeper = Sweeper(services, self._chores)
         self.stop = asyncio.Event()
         await self.accepting.adopt(slot)
@@ -154,7 +155,6 @@ class Worker:
         row, services = self.row, self.services
         row.heartbeat_ns = time.monotonic_ns()
         services.follow_policy()
-        self.accepting.tell_siblings()
         row.acked_version = services.policy_version
         if services.retired and not self.stop.is_set():
             logger.warning("a worker missed a policy and leaves its place to a successor")

@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aigw.memory import CounterRegion, Memory
 from aigw.observe import metrics
+from aigw.observe.exposition import exposition
 from aigw.observe.metrics import (
     METRICS,
     Regions,
     Totals,
     WorkerMetrics,
-    exposition,
     key_of,
     parse_key,
 )

@@ -381,3 +381,13 @@ def test_no_template_holds_a_secret(credentials: str, monkeypatch: pytest.Monkey
                 assert [found for found in held if SECRET.search(found)] == []
 
     converse(conversation())
+
+
+def test_an_answer_may_set_several_cookies() -> None:
+    raw = (
+        b"HTTP/1.1 200 OK\r\nset-cookie: a=1; path=/\r\nContent-Length: 2\r\n"
+        b"set-cookie: b=%d; path=/\r\n\r\n"
+    )
+    twins = AnswerTwins(raw % 1)
+    assert twins.check(raw % 2)
+    assert twins.known.length == twins.shape.groups[b"content-length"] if twins.shape else False

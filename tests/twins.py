@@ -69,7 +69,7 @@ class RequestTwins:
 
     def _learned(self, head: RequestHead, shape: Shape, route: Route) -> KnownRequest:
         withheld = self._withheld(head), gateway_fields(self.policy.keys, head.known)
-        return KnownRequest(Request(head), route, self.group, shape, withheld)
+        return KnownRequest(Request(head), route, self.group, shape, withheld, self.policy)
 
     def _withheld(self, head: RequestHead) -> frozenset[bytes]:
         settings = self.group.settings
@@ -191,9 +191,8 @@ def check_plainly(twins: RequestTwins | AnswerTwins, data: bytes, reading: Readi
     assert (found is None) == (reading is None), data
     if found is not None and reading is not None:
         groups, end = reading
-        numbers = twins.shape.groups
         assert found.end() == end
-        assert found.groups() == tuple(groups[numbers[name]] for name in twins.shape.names)
+        assert found.groups() == tuple(groups[number] for number in twins.shape.numbers)
 
 
 def value_of(groups: Groups, number: int) -> bytes | None:
@@ -203,6 +202,7 @@ def value_of(groups: Groups, number: int) -> bytes | None:
 def check_fields(fields: list[Field], learned: list[Field], shape: Shape, groups: Groups) -> None:
     """The same names, spelt alike, and values that differ in the groups alone."""
     assert [field[:2] for field in fields] == [field[:2] for field in learned]
-    for (name, raw, value), (literal, group) in zip(fields, shape.lines, strict=True):
-        opened = groups[shape.groups[name]] if group else b""
+    numbers = iter(shape.numbers)
+    for (_, raw, value), (literal, group) in zip(fields, shape.lines, strict=True):
+        opened = groups[next(numbers)] if group else b""
         assert literal + opened == b"%b: %b" % (raw, value)

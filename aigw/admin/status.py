@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import cache
 
 from aigw.memory import Memory, WorkerState
-from aigw.observe.metrics import Labels, Totals, exposition
+from aigw.observe.metrics import Labels, Totals
 from aigw.policy.compiled import Member, Policy
 from aigw.upstreams.health import HEALTHY
 
@@ -28,6 +28,9 @@ def unready(memory: Memory) -> str | None:
 
 def scrape(memory: Memory, policy: Policy, totals: Totals, active: ActiveState) -> bytes:
     """The metrics of all processes in the text format."""
+    # With prometheus-client 3 MiB and 20 ms, for those who scrape and when they do.
+    from aigw.observe.exposition import exposition
+
     states: dict[Labels, int] = {
         (upstream.name, member.label): _state(upstream.name, member, totals, active)
         for upstream in policy.upstreams

@@ -1,9 +1,10 @@
-"""Metrics: the table of what aigw counts, how a worker counts it, and how `/metrics` shows it.
+"""Metrics: the table of what aigw counts, how a worker counts it, and how all is added up.
+
+Not here: the text of `/metrics` (exposition).
 
 Counting is adding to a word of the process's own region of shared memory; it takes no lock and
 makes no object.  Showing is reading the regions of all processes and adding them up, which only the
-controller does, at a scrape.  prometheus-client writes the text format and nothing else: its own
-counters cost some microseconds each and do not reach across processes.
+controller does, at a scrape.
 
 What a finished request counts in (route, upstream, status) is one block of words, of which the two
 histograms and `requests_total` are three views, so that they can't disagree.  Labels are names from
@@ -13,22 +14,12 @@ the configuration or words from a table, never what a client sent, so their numb
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Mapping
 from operator import add
 from struct import Struct
 from typing import Literal, NamedTuple
 
 import msgspec
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 from aigw.memory import CounterRegion, Memory
 from aigw.memory.layout import WORD_BYTES
@@ -308,64 +299,3 @@ class Totals:
         """The sum of one counter or gauge; 0 where nobody has counted yet."""
         words = self.of(name).get(labels)
         return 0 if words is None else words[0]
-
-
-def exposition(totals: Totals, gauges: Mapping[str, Mapping[Labels, int]]) -> bytes:
-    """The text format; `gauges` are those that are known and not counted, they replace others."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Shown(totals, gauges))
-    return generate_latest(registry)
-
-
-class _Shown(Collector):
-    """What a scrape shows, in the table's order."""
-
-    def __init__(self, totals: Totals, gauges: Mapping[str, Mapping[Labels, int]]) -> None:
-        self.totals = totals
-        self.gauges = gauges
-
-    def collect(self) -> Iterator[Metric]:
-        for row in METRICS:
-            if row.kind == "histogram":
-                yield self._histogram(row)
-            else:
-                yield self._numbers(row)
-
-    def _numbers(self, row: Row) -> Metric:
-        family = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
-        metric = family(PREFIX + row.name, row.help, labels=row.labels)
-        for labels, value in self._values(row).items():
-            metric.add_metric(labels, value)
-        return metric
-
-    def _values(self, row: Row) -> Mapping[Labels, int]:
-        if row.name in self.gauges:
-            return self.gauges[row.name]
-        if row.name == "requests_total":
-            return {
-                labels: sum(words[DURATION:FIRST_BYTE])
-                for labels, words in self.totals.of(EXCHANGE).items()
-            }
-        found = {labels: words[0] for labels, words in self.totals.of(row.name).items()}
-        return found if found or row.labels else {(): 0}
-
-    def _histogram(self, row: Row) -> Metric:
-        metric = HistogramMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
-        bounds_s, first, sum_at = HISTOGRAMS[row.name]
-        last = first + len(bounds_s) + 1
-        names = [*map(floatToGoString, bounds_s), "+Inf"]
-        for labels, words in self._blocks(row).items():
-            counts = accumulate(words[first:last])
-            buckets = list(zip(names, map(float, counts), strict=True))
-            metric.add_metric(labels, buckets, words[sum_at] / 1e6)
-        return metric
-
-    def _blocks(self, row: Row) -> dict[Labels, list[int]]:
-        """All blocks of exchanges; for a histogram without labels their sum."""
-        blocks = self.totals.of(EXCHANGE)
-        if row.labels:
-            return blocks
-        whole = [0] * EXCHANGE_WORDS
-        for words in blocks.values():
-            whole = list(map(add, whole, words))
-        return {(): whole}

@@ -16,8 +16,6 @@ from aigw.observe.metrics import attempt_rows
 if TYPE_CHECKING:
     from aigw.policy import Key
     from aigw.proxy.exchange import Exchange
-    from aigw.proxy.express import Lane
-    from aigw.proxy.services import Services
 
 logger = logging.getLogger("aigw")
 
@@ -129,84 +127,6 @@ def user_name(key: Key, user: bytes | None, client_ip: str) -> str:
 
 def app_name(app: bytes | None) -> str:
     return app.decode() if app else "default"
-
-
-# ---- the express lane ----------------------------------------------------------------------------
-
-
-def sent_plainly(services: Services) -> None:
-    """`began`, `admitted` and a good key, at once."""
-    words = services.metrics.words
-    words[services.in_flight] += 1
-    words[services.express] += 1
-
-
-class Outcome:
-    """What the records of many plain requests have in common, and the block they count in."""
-
-    __slots__ = ("app", "block", "member", "status", "subject", "terms", "user")
-
-    def __init__(self, lane: Lane, status: int, user: bytes | None, app: bytes | None):
-        self.terms, self.member, self.status = lane.terms, lane.member, status
-        self.user, self.app = user, app
-        metrics, facts, group, key = (
-            lane.services.metrics,
-            lane.known.facts,
-            lane.known.group,
-            lane.terms.key,
-        )
-        route, upstream = lane.known.route.name, group.settings.name
-        self.block = metrics.block(route, upstream, status)
-        client_ip = lane.client.peer_ip or "unix"
-        self.subject = subject_text(
-            Subject(
-                key.name,
-                user_name(key, user, client_ip),
-                app_name(app),
-                client_ip,
-                facts.method_text,
-                facts.path_text,
-                status,
-                None,
-                route,
-                upstream,
-                lane.member.label,
-                1,
-            )
-        )
-
-
-def answered_plainly(
-    lane: Lane,
-    outcome: Outcome,
-    request_id: bytes,
-    bytes_out: int,
-    first_byte_s: float,
-    is_stream: bool,
-) -> None:
-    """`attempt_succeeded` and `ended`, at once."""
-    services, started_s = lane.services, lane.started_s
-    metrics = services.metrics
-    metrics.words[services.in_flight] -= 1
-    ended_s = time.monotonic()
-    duration_us = int((ended_s - started_s) * 1e6)
-    ttfb_us = int((first_byte_s - started_s) * 1e6)
-    overhead_us = int((lane.overhead_s + ended_s - first_byte_s) * 1e6)
-    metrics.finish_in(outcome.block, duration_us, ttfb_us, overhead_us, 1)
-    if services.log.enabled:
-        services.log.note(
-            (
-                int((started_s + services.wall_offset_s) * 1e3),
-                request_id,
-                outcome.subject,
-                lane.body_bytes,
-                bytes_out,
-                ttfb_us,
-                duration_us,
-                overhead_us,
-                is_stream,
-            )
-        )
 
 
 def log_fault(error: Exception) -> None:

@@ -51,6 +51,7 @@ class State(Enum):
 
     PREFACE = "a PROXY header comes first"
     HEAD = "a request head, or silence before it"
+    HELD = "the rest of a short request, which is not dealt with before it is here"
     BODY = "the body of the present request"
     ANSWER = "the next request, while this one awaits its answer"
     LINGER = "to be dropped"
@@ -139,6 +140,8 @@ class ClientConnection(asyncio.Protocol):
             self.exchange.request_data(data)
         elif state is ANSWER:
             self._next_request_data(data)
+        elif state is State.HELD:
+            self._held_data(data, may_hold=True)
         elif state is State.LINGER:
             self._linger_data(data)
         elif state is State.PREFACE:
@@ -154,6 +157,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_of_input(self) -> bool:
         self._has_ended = True
+        if self._state is State.HELD:
+            self._held_data(b"", may_hold=False)
         exchange = self.exchange
         if self._state is State.BODY and exchange is not None:
             exchange.client_ended_early()
@@ -169,8 +174,11 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._state is State.HELD:
+            self._held_data(b"", may_hold=False)
         self._state = State.CLOSED
         self.services.connections.discard(self)
+        self.services.tell_siblings()
         if self.exchange is not None:
             self.exchange.client_lost()
             self.exchange = None
@@ -190,6 +198,14 @@ class ClientConnection(asyncio.Protocol):
         elif self._state is HEAD and not self.transport.is_closing():
             self.transport.resume_reading()
             self._take_pending()
+
+    def _held_data(self, data: bytes, may_hold: bool) -> None:
+        """Go on with a request that was held; where it may not be held, as far as it has come."""
+        assert self._lane is not None
+        self._state = HEAD
+        left = self._lane.resume(data, may_hold)
+        if left:
+            self._head_data(left, may_hold=False)
 
     # ---- heads -------------------------------------------------------------------------------
 
@@ -220,7 +236,7 @@ class ClientConnection(asyncio.Protocol):
         if rest:
             self._head_data(rest)
 
-    def _head_data(self, data: bytes) -> None:
+    def _head_data(self, data: bytes, may_hold: bool = True) -> None:
         """A head: recognised if its shape has been seen before, else read by h11."""
         self.services.follow_policy()
         if self._pending:
@@ -234,7 +250,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._pending.clear()
         self._searched = 0
-        if self._recognise(data):
+        if self._recognise(data, may_hold):
             return
         end += 4
         if end > self.services.policy.head_bytes:
@@ -242,7 +258,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._begin(data[:end], data[end:])
 
-    def _recognise(self, data: bytes) -> bool:
+    def _recognise(self, data: bytes, may_hold: bool = True) -> bool:
         """Begin the exchange if the whole head is here and a template knows it."""
         services = self.services
         hit = services.known.find(data)
@@ -252,7 +268,7 @@ class ClientConnection(asyncio.Protocol):
         if end > services.policy.head_bytes:
             return False
         known.hits += 1
-        if known.is_plain and not services.trusted.any and self._express(known, data):
+        if known.is_plain and self._express(known, data, may_hold):
             return True
         self._state = State.BODY
         self.exchange = exchange = self.new_exchange(time.monotonic())
@@ -262,12 +278,12 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = None
         return False
 
-    def _express(self, known: KnownRequest, data: bytes) -> bool:
+    def _express(self, known: KnownRequest, data: bytes, may_hold: bool) -> bool:
         if self._lane is None:
             self._lane = Lane(self, known)
         else:
             self._lane.follow(known)
-        return self._lane.send(data)
+        return self._lane.send(data, may_hold)
 
     def _partial_head(self, data: bytes) -> None:
         """Keep what has come; refuse what can no longer become a legal head."""
@@ -341,6 +357,16 @@ class ClientConnection(asyncio.Protocol):
     @exchange.setter
     def exchange(self, exchange: Exchange | None) -> None:
         self._exchange = exchange
+
+    def hold(self) -> None:
+        """The rest of a short request is about to come; the next sweep looks whether it has."""
+        self._state = State.HELD
+        self.deadline_s = self.services.clock_s
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Was the request read to its end, and nothing come that must close the connection?"""
+        return self._state is ANSWER
 
     def await_answer(self, limit_s: float) -> None:
         """A request on the express lane was sent."""
@@ -496,7 +522,9 @@ class ClientConnection(asyncio.Protocol):
 
     def expire(self, now_s: float) -> None:
         """The deadline has passed."""
-        if self.exchange is not None:
+        if self._state is State.HELD:
+            self._held_data(b"", may_hold=False)
+        elif self.exchange is not None:
             look(self.exchange, now_s)
         elif self._state is HEAD and self._pending:
             message = "The request head did not arrive in time."

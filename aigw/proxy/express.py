@@ -6,13 +6,16 @@ its body there with it.  For these the story of `exchange.py` spends most of its
 is settled.  Here nothing is made for a request but the bytes that are sent: each client has one
 `Lane`, used again and again, on which only that is noted which differs; what is the same each time
 hangs on the template (`Terms`), on the member's template of answers, or stands ready from the last
-request (`Outcome`).
+request (`Outcome`); what is counted and logged is left to the `Ledger`.
 
 `send` does what `Exchange.begin_known` to `_send` do, `answer_known` what `Exchange.answer_known`
-to `finish` do, with the same tables.  Whatever is not plain they leave to the story: `send` says no
-before it has changed anything, and `whole` turns what has been sent into an exchange that takes
-over.  The story stays the authority: every conversation of the tests runs with and without this
-lane.
+to `finish` do, with the same tables.  Refusals that anybody can cause at any rate, for an unknown
+key and for a key's rate, are written here too.  Clients that send head and body apart are waited
+for, if the body is short: many SDKs do, and one write upstream is half the work of two.
+
+Whatever is not plain is left to the story: `send` says no before it has changed anything, and
+`whole` turns what has been sent into an exchange that takes over.  The story stays the authority:
+every conversation of the tests runs with and without this lane.
 """
 
 from __future__ import annotations
@@ -21,11 +24,14 @@ import time
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from aigw.errors import Code
+from aigw.policy.client_address import client_ip
 from aigw.policy.limits import standing_lines, standing_of
-from aigw.proxy import accounting
-from aigw.proxy.accounting import Outcome
+from aigw.proxy.admission import AUTHENTICATION_MESSAGES
 from aigw.proxy.exchange import Exchange
+from aigw.proxy.ledger import Outcome
 from aigw.proxy.phase import Phase
+from aigw.proxy.refusal import ReadyRefusal, Refusal, rate_limit_octets
 from aigw.wire.framing import LengthReader
 from aigw.wire.template import NO_GROUP
 
@@ -40,6 +46,12 @@ if TYPE_CHECKING:
 
 # A longer body is joined to its head without a copy of its own first: from here on that is cheaper.
 JOIN_BYTES = 4096
+# A body that is waited for: what SDKs send in their second write, or second and third.
+HELD_BYTES = 64 * 1024
+RATE_LIMIT_EXCEEDED = Code.RATE_LIMIT_EXCEEDED
+UNKNOWN_KEY = ReadyRefusal(
+    Refusal(Code.INVALID_API_KEY, AUTHENTICATION_MESSAGES[Code.INVALID_API_KEY])
+)
 
 
 class Lane:
@@ -49,12 +61,15 @@ class Lane:
     """
 
     __slots__ = (
+        "_held",
+        "_held_since_s",
         "_outcome",
         "_told",
         "_told_level",
         "_told_lines",
         "body_bytes",
         "client",
+        "client_ip",
         "connection",
         "data",
         "groups",
@@ -84,12 +99,15 @@ class Lane:
     def __init__(self, client: ClientConnection, known: KnownRequest):
         self.client = client
         self.services = client.services
+        self.client_ip = client.peer_ip or "unix"
         self.connection = None
+        self.overhead_s = 0.0
+        self._held = b""
+        self._held_since_s = 0.0
         self._outcome: Outcome | None = None
         self._told: Bucket | None = None  # where the key stood when it was told last
         self._told_level = 0.0
         self._told_lines = b""
-        self.overhead_s = 0.0
         self.follow(known)
 
     def follow(self, known: KnownRequest) -> None:
@@ -97,9 +115,14 @@ class Lane:
         self.known = known
         self.version = self.services.policy_version
 
-    def send(self, data: bytes) -> bool:
-        """Send a plain request on; False, and nothing done, where it is not plain."""
-        started_s = time.monotonic()
+    # ---- the request -----------------------------------------------------------------------------
+
+    def send(self, data: bytes, may_hold: bool = True) -> bool:
+        """Deal with a plain request: it is sent on, refused, or held until its body is here.
+
+        False, and nothing done, where it is not plain.
+        """
+        now_s = time.monotonic()
         services, known = self.services, self.known
         if services.newest_version[0] != self.version or services.retired:
             return False
@@ -107,43 +130,146 @@ class Lane:
         if reading is None:
             return False
         groups, end = reading
-        policy = services.policy
         body_bytes = int(groups[known.length]) if known.length != NO_GROUP else 0
-        if len(data) - end != body_bytes or body_bytes > policy.body_bytes:
+        if end > known.max_head_bytes or body_bytes > known.max_body_bytes:
             return False
-        if end > policy.head_bytes:
+        missing_bytes = body_bytes - (len(data) - end)
+        if missing_bytes and (missing_bytes < 0 or not may_hold or body_bytes > HELD_BYTES):
             return False
-        terms = known.terms_of(sha256(groups[known.credential]).digest(), policy)
-        if terms is None or terms.expires_at <= started_s + services.wall_offset_s:
-            return False
+        if services.trusted.any:
+            self._find_client(groups)
+        digest = sha256(groups[known.credential]).digest()
+        terms = known.terms_of(digest)
+        if terms is None or terms.expires_at <= now_s + services.wall_offset_s:
+            if missing_bytes or terms is not None or known.knows_key(digest):
+                return False
+            return self._refuse_key(now_s, body_bytes)
+        if missing_bytes:
+            return self._hold(data, now_s)
         group = known.group
-        member = group.only or group.choose(started_s, services.is_member_out)
-        connection = member.take_idle(started_s) if member is not None else None
+        member = group.only or group.choose(now_s, services.is_member_out)
+        connection = member.take_idle(now_s) if member is not None else None
         if member is None or connection is None:
             return False
         limits = services.limits
-        if limits.admit(terms.claim, started_s) is not None:
+        code = limits.admit(terms.claim, now_s)
+        if code is not None:
             member.idle.append(connection)
-            return False
-        group.next_turn()
-        self.started_s, self.groups, self.terms = started_s, groups, terms
-        self.body_bytes = body_bytes
+            return code is RATE_LIMIT_EXCEEDED and self._refuse_rate(terms, groups, now_s)
+        if group.only is None:
+            group.next_turn()
+        self.groups, self.terms, self.body_bytes = groups, terms, body_bytes
         self.tightest, self.level = limits.tightest(terms.claim), limits.buckets.level
-        may_repeat = known.facts.is_replayable and body_bytes <= policy.inspect_bytes
-        self.data = data if may_repeat else b""
+        self.data = data if body_bytes <= known.max_repeated_bytes else b""
         self.member, self.connection = member, connection
+        self.started_s, self._held_since_s = self._held_since_s or now_s, 0.0
         member.inflight += 1
-        accounting.sent_plainly(services)
+        words = services.metrics.words  # `began`, `admitted` and a good key, at once
+        words[services.in_flight] += 1
+        words[services.express] += 1
         self.client.await_answer(known.route.first_byte_s)
-        connection.begin(self, policy.upstream_head_bytes, True)
+        connection.begin(self, services.policy.upstream_head_bytes, True)
         out = known.head_for(member, groups, group.credential_lines())
         if body_bytes < JOIN_BYTES:
             out += data[end:]
         else:
             out = b"".join((out, memoryview(data)[end:]))
-        self.overhead_s = time.monotonic() - started_s
+        self.overhead_s = time.monotonic() - now_s
         connection.transport.write(out)  # last, since it may fill the buffer and so call `whole`
         return True
+
+    def _find_client(self, groups: tuple[bytes, ...]) -> None:
+        """Behind a trusted proxy each request says whose it is."""
+        known, services = self.known, self.services
+        forwarded = [groups[known.forwarded]] if known.forwarded != NO_GROUP else []
+        found = client_ip(self.client.peer_ip, forwarded, services.trusted) or "unix"
+        if found != self.client_ip:
+            self.client_ip, self._outcome = found, None
+
+    def _hold(self, data: bytes, now_s: float) -> bool:
+        """Wait for the rest of a short body, until the next sweep at the latest."""
+        self._held = data
+        self._held_since_s = self._held_since_s or now_s
+        self.client.hold()
+        return True
+
+    def resume(self, data: bytes, may_hold: bool) -> bytes:
+        """Go on with what was held and has come since: returns what is left to the story."""
+        data, self._held = self._held + data, b""
+        if self.send(data, may_hold):
+            return b""
+        self._held_since_s = 0.0
+        return data
+
+    # ---- refusals --------------------------------------------------------------------------------
+
+    def _refuse_key(self, now_s: float, body_bytes: int) -> bool:
+        """Nobody's key; the lane waits for no answer, so the client need not be told so."""
+        services = self.services
+        if services.draining:
+            return False
+        refusal = UNKNOWN_KEY
+        words, metrics = services.metrics.words, services.metrics
+        words[metrics.counter("auth_failures_total", refusal.code.word)] += 1
+        request_id = services.new_request_id()
+        self.client.transport.write(refusal.octets(request_id, services.date_line))
+        outcome = self._refused(None, refusal.code, None, None)
+        self._end_refused(outcome, request_id, now_s, body_bytes, refusal.body_bytes)
+        return True
+
+    def _refuse_rate(self, terms: Terms, groups: tuple[bytes, ...], now_s: float) -> bool:
+        """A bucket of the key is empty: `Limits.admit` has just said which."""
+        services, known, table = self.services, self.known, self.services.limits.buckets
+        bucket = table.tightest
+        if services.draining or bucket is None:
+            return False
+        # With a fresh clock: see `Exchange._take`.
+        wait_s = table.wait_s(bucket, time.monotonic())
+        if wait_s <= 0.0:
+            return False
+        body_bytes = int(groups[known.length]) if known.length != NO_GROUP else 0
+        metrics, word = services.metrics, RATE_LIMIT_EXCEEDED.word
+        metrics.words[services.auth_success] += 1
+        metrics.words[metrics.counter("rate_limited_total", terms.key.name, word)] += 1
+        request_id = services.new_request_id()
+        lines = standing_lines(b"x-", standing_of(bucket, table.level))
+        octets, bytes_out = rate_limit_octets(wait_s, lines, request_id, services.date_line)
+        self.client.transport.write(octets)
+        user = groups[known.user] if known.user != NO_GROUP else None
+        app = groups[known.app] if known.app != NO_GROUP else None
+        outcome = self._refused(terms, RATE_LIMIT_EXCEEDED, user, app)
+        self._end_refused(outcome, request_id, now_s, body_bytes, bytes_out)
+        return True
+
+    def _refused(
+        self, terms: Terms | None, code: Code, user: bytes | None, app: bytes | None
+    ) -> Outcome:
+        """The outcome of the last refusal, if this one is of the same kind."""
+        outcome = self._outcome
+        if (
+            outcome is None
+            or outcome.terms is not terms
+            or outcome.member is not None
+            or outcome.known is not self.known
+            or outcome.status != code.status
+            or outcome.user != user
+            or outcome.app != app
+        ):
+            outcome = Outcome(self, terms, None, code.status, code, user, app, False)
+            self._outcome = outcome
+        return outcome
+
+    def _end_refused(
+        self, outcome: Outcome, request_id: bytes, now_s: float, bytes_in: int, bytes_out: int
+    ) -> None:
+        started_s, self._held_since_s = self._held_since_s or now_s, 0.0
+        ended_s = time.monotonic()
+        self.services.ledger.note(
+            (outcome, request_id, started_s, 0.0, ended_s, ended_s - now_s, bytes_in, bytes_out)
+        )
+        self.client.answered(self.services.policy.keep_alive_s)
+
+    # ---- the answer ------------------------------------------------------------------------------
 
     def answer_known(
         self, known: KnownAnswer, groups: tuple[bytes, ...], data: bytes, end: int
@@ -156,7 +282,9 @@ class Lane:
         if (
             known.length == NO_GROUP
             or int(groups[known.length]) != body_bytes
-            or not client.may_stay(self.known.facts.head)
+            or services.draining
+            or services.retired
+            or not client.awaits_answer
         ):
             self.whole().answer_known(known, groups, data, end)
             return
@@ -174,11 +302,16 @@ class Lane:
         member.give_idle(connection, first_byte_s)
         member.inflight -= 1
         services.limits.give_back(self.terms.claim)
-        outcome = self._outcome_of(known.head.status)
-        accounting.answered_plainly(
-            self, outcome, request_id, body_bytes, first_byte_s, known.head.is_stream
-        )
+        outcome = self._outcome_of(known)
         client.answered(self.known.route.idle_s)
+        ended_s = time.monotonic()
+        own_s = self.overhead_s + ended_s - first_byte_s
+        services.ledger.note(
+            (
+                *(outcome, request_id, self.started_s, first_byte_s, ended_s),
+                *(own_s, self.body_bytes, body_bytes),
+            )
+        )
 
     def _own_lines(self) -> bytes:
         """Where the key stands, in lines that are kept while it stands there."""
@@ -190,20 +323,25 @@ class Lane:
                 self._told_lines = standing_lines(b"x-aigw-", standing_of(tightest, level))
         return self._told_lines
 
-    def _outcome_of(self, status: int) -> Outcome:
+    def _outcome_of(self, answer: KnownAnswer) -> Outcome:
         """That of the last request, if this one is told from it by its numbers alone."""
-        known, groups, outcome = self.known, self.groups, self._outcome
+        known, groups, outcome, head = self.known, self.groups, self._outcome, answer.head
         user = groups[known.user] if known.user != NO_GROUP else None
         app = groups[known.app] if known.app != NO_GROUP else None
         if (
             outcome is None
             or outcome.terms is not self.terms
             or outcome.member is not self.member
-            or outcome.status != status
+            or outcome.status != head.status
+            or outcome.is_stream is not head.is_stream
             or outcome.user != user
             or outcome.app != app
         ):
-            outcome = self._outcome = Outcome(self, status, user, app)
+            outcome = Outcome(
+                *(self, self.terms, self.member, head.status),
+                *(None, user, app, head.is_stream),
+            )
+            self._outcome = outcome
         return outcome
 
     # ---- what is not plain -----------------------------------------------------------------------
@@ -226,6 +364,7 @@ class Lane:
         exchange.attempts = 1
         exchange.connection, exchange.member = connection, self.member
         exchange.overhead_s = self.overhead_s
+        exchange.client_ip = self.client_ip
         connection.owner = exchange
         self.connection = None
         self.client.exchange = exchange

@@ -52,6 +52,7 @@ class KnownRequest(Recognised):
     """What one template knows.  Numbers are those of the groups that `read` gives."""
 
     __slots__ = (
+        "_policy",
         "_starts",
         "_terms",
         "app",
@@ -64,6 +65,9 @@ class KnownRequest(Recognised):
         "group",
         "is_plain",
         "length",
+        "max_body_bytes",
+        "max_head_bytes",
+        "max_repeated_bytes",
         "route",
         "user",
     )
@@ -75,8 +79,14 @@ class KnownRequest(Recognised):
         group: Group,
         shape: Shape,
         withheld: tuple[frozenset[bytes], frozenset[bytes]],
+        policy: Policy,
     ):
         super().__init__()
+        self._policy = policy
+        self.max_head_bytes = policy.head_bytes
+        self.max_body_bytes = policy.body_bytes
+        # The longest body that may have to be sent once more.
+        self.max_repeated_bytes = policy.inspect_bytes if facts.is_replayable else -1
         self.facts = facts.without_values(shape)
         self.route = route
         self.group = group
@@ -98,18 +108,22 @@ class KnownRequest(Recognised):
     def credentials_in(self, groups: Sequence[bytes]) -> list[Credential]:
         return [(name, groups[group]) for name, group in self.credentials]
 
-    def terms_of(self, digest: bytes, policy: Policy) -> Terms | None:
+    def terms_of(self, digest: bytes) -> Terms | None:
         """The terms for the key with this digest; None where it may not pass."""
         terms = self._terms.get(digest)
         if terms is not None:
             return terms
-        key, route = policy.keys.get(digest), self.route
+        key, route = self._policy.keys.get(digest), self.route
         if key is None or key.revoked or not (key.routes is None or route.index in key.routes):
             return None
         if len(self._terms) >= MAX_TERMS:
             del self._terms[next(iter(self._terms))]
         terms = self._terms[digest] = Terms(key, claim_of(key, route, self.group.settings))
         return terms
+
+    def knows_key(self, digest: bytes) -> bool:
+        """Is it the key of somebody, may it be used or not?"""
+        return digest in self._policy.keys
 
     def head_for(self, member: Member, groups: Sequence[bytes], own: bytes) -> bytes:
         """The head that goes to `member`, with the gateway's own credential lines."""
@@ -151,5 +165,5 @@ class KnownRequests:
         table = self._with_key if is_authenticated else self._without_key
         if shape is None or not table.is_due(shape, exchange.started_s):
             return
-        withheld = exchange.withheld_credentials()
-        table.learn(shape, KnownRequest(facts, facts.route, group, shape, withheld))
+        withheld, policy = exchange.withheld_credentials(), exchange.services.policy
+        table.learn(shape, KnownRequest(facts, facts.route, group, shape, withheld, policy))

@@ -52,7 +52,7 @@ def limit_refusal(code: Code, key: Key, limits: Limits, now_s: float) -> Refusal
     assert bucket is not None
     wait_s = table.wait_s(bucket, now_s)
     lines = standing_lines(b"x-", standing_of(bucket, table.level))
-    return Refusal(code, f"Rate limit reached; try again in {wait_s:.3f} s.", wait_s, lines)
+    return _rate_limit(f"{wait_s:.3f}", wait_s, lines)
 
 
 def refusal_answer(refusal: Refusal, request_id: bytes) -> OwnAnswer:
@@ -93,3 +93,64 @@ def own_answer_bytes(answer: OwnAnswer, common_lines: bytes, without_body: bool)
         common_lines,
     )
     return head if without_body else head + answer.body
+
+
+# ---- refusals that are written often, as formats -------------------------------------------------
+
+# Stand in an answer where a format takes a value; nothing of ours contains them.
+_ID, _DATE, _LINES, _WAIT, _WAIT_S = b"@id@", b"@date@", b"@lines@", "@wait@", 987654321
+_OWN = _DATE + b"x-aigw-request-id: " + _ID + b"\r\n"
+
+
+def _format_of(refusal: Refusal, body_is_open: bool) -> tuple[bytes, int]:
+    """The refusal for a client that may stay, as a format, and the length of its body without what
+    is open in it."""
+    answer = refusal_answer(refusal, _ID)
+    octets = own_answer_bytes(answer, _OWN, False).replace(b"%", b"%%")
+    length = len(answer.body)
+    if body_is_open:
+        octets = octets.replace(b"Content-Length: %d" % length, b"Content-Length: %d")
+        length -= len(_WAIT)
+    for mark in (_ID, _DATE, _LINES, _WAIT.encode()):
+        octets = octets.replace(mark, b"%b")
+    for number in (_WAIT_S * 1000, _WAIT_S):
+        octets = octets.replace(b"%d" % number, b"%d")
+    return octets, length
+
+
+class ReadyRefusal:
+    """A refusal that is the same each time but for its id and date: 1 µs instead of 12."""
+
+    __slots__ = ("_format", "body_bytes", "code")
+
+    def __init__(self, refusal: Refusal):
+        self.code = refusal.code
+        self._format, self.body_bytes = _format_of(refusal, body_is_open=False)
+
+    def octets(self, request_id: bytes, date_line: bytes) -> bytes:
+        """The whole answer, for a client that may stay."""
+        return self._format % (request_id, date_line, request_id)
+
+
+def _rate_limit(wait: str, wait_s: float, lines: bytes) -> Refusal:
+    message = f"Rate limit reached; try again in {wait} s."
+    return Refusal(Code.RATE_LIMIT_EXCEEDED, message, wait_s, lines)
+
+
+RATE_LIMIT_FORMAT, RATE_LIMIT_BODY_BYTES = _format_of(
+    _rate_limit(_WAIT, float(_WAIT_S), _LINES), body_is_open=True
+)
+
+
+def rate_limit_octets(
+    wait_s: float, lines: bytes, request_id: bytes, date_line: bytes
+) -> tuple[bytes, int]:
+    """`limit_refusal` for a bucket as a whole answer, and the length of its body."""
+    wait = b"%.3f" % wait_s
+    body_bytes = RATE_LIMIT_BODY_BYTES + len(wait)
+    seconds, milliseconds = max(1, ceil(wait_s)), max(1, ceil(wait_s * 1000))
+    octets = RATE_LIMIT_FORMAT % (
+        *(request_id, lines, seconds, milliseconds, body_bytes),
+        *(date_line, request_id, wait),
+    )
+    return octets, body_bytes

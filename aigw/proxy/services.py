@@ -13,9 +13,12 @@ from aigw.memory.policy_area import ACKNOWLEDGE_S
 from aigw.policy import load_policy
 from aigw.policy.client_address import TrustedProxies
 from aigw.proxy.known import KnownRequests
+from aigw.proxy.ledger import Ledger
 from aigw.upstreams.group import Group
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aigw.memory import Memory
     from aigw.observe.access_log import AccessLog
     from aigw.observe.metrics import WorkerMetrics
@@ -44,6 +47,7 @@ class Services:
         self.log = log
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
+        self.tell_siblings: Callable[[], object] = lambda: None  # a connection is gone
         self.connection_limit = 0
         self.newest_version = memory.policy.version_word
         self.draining = False  # answer what comes, and close
@@ -56,6 +60,7 @@ class Services:
         self._request_prefix = b"req_" + os.urandom(6).hex().encode()
         self._request_count = -1
         self._groups: dict[str, Group] = {}
+        self.ledger = Ledger(self)
         self.tick(time.monotonic())
 
     # ---- the policy ----

@@ -89,6 +89,8 @@ ANSWER_VOLATILE: dict[bytes, bytes] = {
     b"server-timing": TEXT,
     b"x-amzn-trace-id": VISIBLE,
 }
+# The volatile fields that may stand several times: nobody here asks for their value.
+REPEATED = frozenset({b"set-cookie"})
 # In answers every rate-limit field is volatile, whoever sends it.
 RATE_LIMIT = re.compile(rb"ratelimit|retry-after")
 # A field that says how a message is framed or handed on keeps a head from being plain.
@@ -122,10 +124,11 @@ class Shape:
     recognised by the same pattern.
 
     `runs` are the literal octets before, between and behind the groups.  Of those that are long
-    the pattern makes groups as well (`is_taken`), so `groups` says where a field's value is.
+    the pattern makes groups as well (`is_taken`), so `numbers` says which groups are the values of
+    `names`, and `groups` the same by name.
     """
 
-    __slots__ = ("groups", "is_taken", "key", "lines", "names", "runs", "start_line")
+    __slots__ = ("groups", "is_taken", "key", "lines", "names", "numbers", "runs", "start_line")
 
     def __init__(self, start_line: bytes, lines: list[tuple[bytes, bytes]], names: list[bytes]):
         self.start_line = start_line
@@ -141,7 +144,8 @@ class Shape:
         # The first in any case: then there is one.
         self.is_taken = [not at or len(run) >= MIN_RUN_BYTES for at, run in enumerate(self.runs)]
         runs_before = accumulate(self.is_taken)
-        self.groups = {name: at + next(runs_before) for at, name in enumerate(names)}
+        self.numbers = [at + next(runs_before) for at in range(len(names))]
+        self.groups = dict(zip(names, self.numbers, strict=True))
 
 
 class Pattern:
@@ -225,7 +229,9 @@ def _shape(
             return None
         kept, group = found
         if group:
-            if not re.fullmatch(group, value[kept:]) or name in names:
+            if not re.fullmatch(group, value[kept:]):
+                return None
+            if name in names and name not in REPEATED:
                 return None
             names.append(name)
             line = line[: len(line) - len(value) + kept]
