@@ -50,5 +50,5 @@ class HeldTable:
         self._own[row] -= 1
 
     def _widen(self) -> None:
-        self._columns = self._used[0]
+        self._columns = max(self._used[0], self._index + 1)  # one's own is always read
         self._unpack = Struct(f"@{self._columns}q").unpack_from

@@ -143,7 +143,7 @@ class Lane:
         if terms is None or terms.expires_at <= now_s + services.wall_offset_s:
             if missing_bytes or terms is not None or known.knows_key(digest):
                 return False
-            return self._refuse_key(now_s, body_bytes)
+            return self._refuse_key(groups, now_s, body_bytes)
         if missing_bytes:
             return self._hold(data, now_s)
         group = known.group
@@ -203,7 +203,7 @@ class Lane:
 
     # ---- refusals --------------------------------------------------------------------------------
 
-    def _refuse_key(self, now_s: float, body_bytes: int) -> bool:
+    def _refuse_key(self, groups: tuple[bytes, ...], now_s: float, body_bytes: int) -> bool:
         """Nobody's key; the lane waits for no answer, so the client need not be told so."""
         services = self.services
         if services.draining:
@@ -213,7 +213,7 @@ class Lane:
         words[metrics.counter("auth_failures_total", refusal.code.word)] += 1
         request_id = services.new_request_id()
         self.client.transport.write(refusal.octets(request_id, services.date_line))
-        outcome = self._refused(None, refusal.code, None, None)
+        outcome = self._outcome_of(None, None, refusal.code, groups)
         self._end_refused(outcome, request_id, now_s, body_bytes, refusal.body_bytes)
         return True
 
@@ -235,29 +235,9 @@ class Lane:
         lines = standing_lines(b"x-", standing_of(bucket, table.level))
         octets, bytes_out = rate_limit_octets(wait_s, lines, request_id, services.date_line)
         self.client.transport.write(octets)
-        user = groups[known.user] if known.user != NO_GROUP else None
-        app = groups[known.app] if known.app != NO_GROUP else None
-        outcome = self._refused(terms, RATE_LIMIT_EXCEEDED, user, app)
+        outcome = self._outcome_of(terms, None, RATE_LIMIT_EXCEEDED, groups)
         self._end_refused(outcome, request_id, now_s, body_bytes, bytes_out)
         return True
-
-    def _refused(
-        self, terms: Terms | None, code: Code, user: bytes | None, app: bytes | None
-    ) -> Outcome:
-        """The outcome of the last refusal, if this one is of the same kind."""
-        outcome = self._outcome
-        if (
-            outcome is None
-            or outcome.terms is not terms
-            or outcome.member is not None
-            or outcome.known is not self.known
-            or outcome.status != code.status
-            or outcome.user != user
-            or outcome.app != app
-        ):
-            outcome = Outcome(self, terms, None, code.status, code, user, app, False)
-            self._outcome = outcome
-        return outcome
 
     def _end_refused(
         self, outcome: Outcome, request_id: bytes, now_s: float, bytes_in: int, bytes_out: int
@@ -302,15 +282,13 @@ class Lane:
         member.give_idle(connection, first_byte_s)
         member.inflight -= 1
         services.limits.give_back(self.terms.claim)
-        outcome = self._outcome_of(known)
+        outcome = self._outcome_of(self.terms, member, known, self.groups)
         client.answered(self.known.route.idle_s)
         ended_s = time.monotonic()
         own_s = self.overhead_s + ended_s - first_byte_s
+        sizes = self.body_bytes, body_bytes
         services.ledger.note(
-            (
-                *(outcome, request_id, self.started_s, first_byte_s, ended_s),
-                *(own_s, self.body_bytes, body_bytes),
-            )
+            (outcome, request_id, self.started_s, first_byte_s, ended_s, own_s, *sizes)
         )
 
     def _own_lines(self) -> bytes:
@@ -323,25 +301,29 @@ class Lane:
                 self._told_lines = standing_lines(b"x-aigw-", standing_of(tightest, level))
         return self._told_lines
 
-    def _outcome_of(self, answer: KnownAnswer) -> Outcome:
+    def _outcome_of(
+        self,
+        terms: Terms | None,
+        member: Member | None,
+        ending: KnownAnswer | Code,
+        groups: tuple[bytes, ...],
+    ) -> Outcome:
         """That of the last request, if this one is told from it by its numbers alone."""
-        known, groups, outcome, head = self.known, self.groups, self._outcome, answer.head
-        user = groups[known.user] if known.user != NO_GROUP else None
-        app = groups[known.app] if known.app != NO_GROUP else None
+        known, outcome = self.known, self._outcome
+        user = app = None
+        if known.is_attributed and terms is not None:
+            user = groups[known.user] if known.user != NO_GROUP else None
+            app = groups[known.app] if known.app != NO_GROUP else None
         if (
             outcome is None
-            or outcome.terms is not self.terms
-            or outcome.member is not self.member
-            or outcome.status != head.status
-            or outcome.is_stream is not head.is_stream
+            or outcome.ending is not ending
+            or outcome.terms is not terms
+            or outcome.known is not known
+            or outcome.member is not member
             or outcome.user != user
             or outcome.app != app
         ):
-            outcome = Outcome(
-                *(self, self.terms, self.member, head.status),
-                *(None, user, app, head.is_stream),
-            )
-            self._outcome = outcome
+            outcome = self._outcome = Outcome(self, terms, member, ending, user, app)
         return outcome
 
     # ---- what is not plain -----------------------------------------------------------------------

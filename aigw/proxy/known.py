@@ -63,6 +63,7 @@ class KnownRequest(Recognised):
         "forwarded",
         "gateway_fields",
         "group",
+        "is_attributed",
         "is_plain",
         "length",
         "max_body_bytes",
@@ -96,6 +97,7 @@ class KnownRequest(Recognised):
         self.length = groups.get(b"content-length", NO_GROUP)
         self.user = groups.get(b"x-user-id", NO_GROUP)
         self.app = groups.get(b"x-app-id", NO_GROUP)
+        self.is_attributed = self.user != NO_GROUP or self.app != NO_GROUP
         self.forwarded = groups.get(b"x-forwarded-for", NO_GROUP)
         self.credentials = tuple((n, g) for n, g in groups.items() if n in CREDENTIAL_FIELDS)
         # For the express lane: one key, nobody else's credential, an answer with a body.

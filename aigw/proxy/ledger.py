@@ -12,7 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from aigw.observe.access_line import Subject, subject_text
+from aigw.errors import Code
+from aigw.observe.access_line import Entry, Subject, subject_text
 from aigw.observe.metrics import (
     DURATION,
     DURATION_BOUNDS_US,
@@ -28,10 +29,10 @@ from aigw.observe.metrics import (
 from aigw.proxy.accounting import NONE_US, OTHER, app_name, user_name
 
 if TYPE_CHECKING:
-    from aigw.errors import Code
     from aigw.proxy.express import Lane
     from aigw.proxy.known import Terms
     from aigw.proxy.services import Services
+    from aigw.upstreams.known import KnownAnswer
     from aigw.upstreams.member import Member
 
 AT_ONCE = 64
@@ -47,11 +48,11 @@ class Outcome:
     __slots__ = (
         "app",
         "block",
+        "ending",
         "is_stream",
         "known",
         "member",
         "plain",
-        "status",
         "subject",
         "terms",
         "user",
@@ -62,15 +63,17 @@ class Outcome:
         lane: Lane,
         terms: Terms | None,
         member: Member | None,
-        status: int,
-        error: Code | None,
+        ending: KnownAnswer | Code,
         user: bytes | None,
         app: bytes | None,
-        is_stream: bool,
     ):
-        self.terms, self.member, self.status = terms, member, status
-        self.user, self.app, self.is_stream = user, app, is_stream
-        self.plain = 0 if member is None else 1
+        self.terms, self.member, self.ending = terms, member, ending
+        self.user, self.app = user, app
+        error = ending if isinstance(ending, Code) else None
+        head = None if isinstance(ending, Code) else ending.head
+        status = ending.status if isinstance(ending, Code) else ending.head.status
+        self.is_stream = head is not None and head.is_stream
+        self.plain = 0 if error is not None else 1
         known, client_ip = lane.known, lane.client_ip
         self.known = known
         key = None if terms is None else terms.key
@@ -123,8 +126,8 @@ class Ledger:
         """Count and log what has ended."""
         ended, self._ended = self._ended, []
         services = self._services
-        words, log = services.metrics.words, services.log
         wall_offset_ms = services.wall_offset_s * 1e3
+        entries: list[Entry] = []
         blocks: dict[int, list[int]] = {}
         for (
             outcome,
@@ -140,31 +143,36 @@ class Ledger:
             if block is None:
                 block = blocks[outcome.block] = [0] * EXCHANGE_WORDS
             duration_us = int((ended_s - started_s) * 1e6)
-            block[DURATION + bisect_left(DURATION_BOUNDS_US, duration_us)] += 1
+            at = bisect_left(DURATION_BOUNDS_US, duration_us)
+            block[DURATION + at] += 1
             block[DURATION_SUM] += duration_us
             ttfb_us = NONE_US
             if outcome.plain:
                 ttfb_us = int((first_byte_s - started_s) * 1e6)
-                block[FIRST_BYTE + bisect_left(DURATION_BOUNDS_US, ttfb_us)] += 1
+                if at and ttfb_us <= DURATION_BOUNDS_US[at - 1]:  # seldom another bucket
+                    at = bisect_left(DURATION_BOUNDS_US, ttfb_us)
+                block[FIRST_BYTE + at] += 1
                 block[FIRST_BYTE_SUM] += ttfb_us
                 block[PLAIN] += 1
             own_us = int(own_s * 1e6)
             block[OVERHEAD + bisect_left(OVERHEAD_BOUNDS_US, own_us)] += 1
             block[OVERHEAD_SUM] += own_us
-            if log.enabled:
-                log.note(
-                    (
-                        int(started_s * 1e3 + wall_offset_ms),
-                        request_id,
-                        outcome.subject,
-                        bytes_in,
-                        bytes_out,
-                        ttfb_us,
-                        duration_us,
-                        own_us,
-                        outcome.is_stream,
-                    )
+            entries.append(
+                (
+                    int(started_s * 1e3 + wall_offset_ms),
+                    request_id,
+                    outcome.subject,
+                    bytes_in,
+                    bytes_out,
+                    ttfb_us,
+                    duration_us,
+                    own_us,
+                    outcome.is_stream,
                 )
+            )
+        if services.log.enabled:
+            services.log.note(entries)
+        words = services.metrics.words
         for first, block in blocks.items():
             words[services.in_flight] -= block[PLAIN]
             for word, number in enumerate(block, first):
