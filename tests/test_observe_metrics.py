@@ -120,6 +120,33 @@ def test_the_express_lane_counts_once_and_is_shown_in_each_view() -> None:
     assert sample(families, "overhead_seconds_sum") == pytest.approx(0.00015)
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(("200", "503")),
+            st.integers(0, 10**9),
+            st.integers(-1, 10**9),
+            st.integers(0, 10**6),
+            st.integers(0, 1),
+        ),
+        max_size=30,
+    )
+)
+def test_many_at_once_are_counted_like_each_alone(
+    requests: list[tuple[str, int, int, int, int]],
+) -> None:
+    together, alone = map(WorkerMetrics, new_regions(2))
+    for m in (together, alone):
+        for status in (200, 503):
+            m.block("/v1", "openai", status)
+    together.finish_all(
+        [(together.block("/v1", "openai", int(code)), *rest) for code, *rest in requests]
+    )
+    for code, *rest in requests:
+        alone.finish_in(alone.block("/v1", "openai", int(code)), *rest)
+    assert together.words.tolist() == alone.words.tolist()
+
+
 def test_every_metric_of_the_table_is_shown_with_its_kind() -> None:
     families = shown()
     for row in METRICS:

@@ -14,15 +14,13 @@ the configuration or words from a table, never what a client sent, so their numb
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import add
-from struct import Struct
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from aigw.memory import CounterRegion, Memory
-from aigw.memory.layout import WORD_BYTES
 
 PREFIX = "aigw_"
 GAUGE = "gauge:"  # keys that begin so are zeroed when their process has died
@@ -48,7 +46,6 @@ DURATION = 4
 FIRST_BYTE = DURATION + len(DURATION_BOUNDS_S) + 1
 OVERHEAD = FIRST_BYTE + len(DURATION_BOUNDS_S) + 1
 EXCHANGE_WORDS = OVERHEAD + len(OVERHEAD_BOUNDS_S) + 1
-HEAD_OF_BLOCK = Struct("@4q")
 DURATION_BOUNDS_US = tuple(round(bound_s * 1e6) for bound_s in DURATION_BOUNDS_S)
 OVERHEAD_BOUNDS_US = tuple(round(bound_s * 1e6) for bound_s in OVERHEAD_BOUNDS_S)
 
@@ -162,15 +159,20 @@ def parse_key(key: str) -> tuple[str, Labels]:
     return name, tuple(labels)
 
 
+# Of one request: its block, the microseconds for the whole, to the first byte and in aigw, and
+# whether it was plain (see `WorkerMetrics.finish_in`).
+Finished = tuple[int, int, int, int, int]
+MANY = 8  # from here on adding up first is cheaper
+
+
 class WorkerMetrics:
     """Counting in one process; the only writer of its region."""
 
-    __slots__ = ("_bytes", "_exchanges", "_indexes", "_region", "words")
+    __slots__ = ("_exchanges", "_indexes", "_region", "words")
 
     def __init__(self, region: CounterRegion) -> None:
         self._region = region
         self.words = region.words
-        self._bytes = region.words.cast("B")
         self._indexes: dict[tuple[str, ...], int] = {}
         self._exchanges: dict[tuple[str, str, int], int] = {}
 
@@ -224,28 +226,44 @@ class WorkerMetrics:
         self, block: int, duration_us: int, ttfb_us: int, overhead_us: int, plain: int
     ) -> None:
         """`finish` for who knows the block.  `plain` is 1 on the express lane: such a request made
-        one attempt, which brought a whole answer.
-
-        A word costs 0.1 µs to read and write, the four at the head of a block together 0.25.
-        """
-        words, bytes_ = self.words, self._bytes
+        one attempt, which brought a whole answer."""
+        words = self.words
+        words[block + PLAIN] += plain
+        words[block + DURATION_SUM] += duration_us
         words[block + DURATION + bisect_left(DURATION_BOUNDS_US, duration_us)] += 1
         if ttfb_us >= 0:
+            words[block + FIRST_BYTE_SUM] += ttfb_us
             words[block + FIRST_BYTE + bisect_left(DURATION_BOUNDS_US, ttfb_us)] += 1
-        else:
-            ttfb_us = 0
         if overhead_us > 0:
+            words[block + OVERHEAD_SUM] += overhead_us
             words[block + OVERHEAD + bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
-        at = block * WORD_BYTES
-        plains, durations, first_bytes, overheads = HEAD_OF_BLOCK.unpack_from(bytes_, at)
-        HEAD_OF_BLOCK.pack_into(
-            bytes_,
-            at,
-            plains + plain,
-            durations + duration_us,
-            first_bytes + ttfb_us,
-            overheads + overhead_us,
-        )
+
+    def finish_all(self, finished: Sequence[Finished]) -> None:
+        """`finish_in` for many: added up in lists first, where a number costs a quarter of what it
+        costs in shared memory."""
+        if len(finished) < MANY:
+            for one in finished:
+                self.finish_in(*one)
+            return
+        sums: dict[int, list[int]] = {}
+        for block, duration_us, ttfb_us, overhead_us, plain in finished:
+            own = sums.get(block)
+            if own is None:
+                own = sums[block] = [0] * EXCHANGE_WORDS
+            own[PLAIN] += plain
+            own[DURATION_SUM] += duration_us
+            own[DURATION + bisect_left(DURATION_BOUNDS_US, duration_us)] += 1
+            if ttfb_us >= 0:
+                own[FIRST_BYTE_SUM] += ttfb_us
+                own[FIRST_BYTE + bisect_left(DURATION_BOUNDS_US, ttfb_us)] += 1
+            if overhead_us > 0:
+                own[OVERHEAD_SUM] += overhead_us
+                own[OVERHEAD + bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
+        words = self.words
+        for block, own in sums.items():
+            for word, number in enumerate(own, block):
+                if number:
+                    words[word] += number
 
 
 class Regions:

@@ -9,23 +9,11 @@ than one turn, which is to say requests that were in flight.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from aigw.errors import Code
 from aigw.observe.access_line import Entry, Subject, subject_text
-from aigw.observe.metrics import (
-    DURATION,
-    DURATION_BOUNDS_US,
-    DURATION_SUM,
-    EXCHANGE_WORDS,
-    FIRST_BYTE,
-    FIRST_BYTE_SUM,
-    OVERHEAD,
-    OVERHEAD_BOUNDS_US,
-    OVERHEAD_SUM,
-    PLAIN,
-)
+from aigw.observe.metrics import Finished
 from aigw.proxy.accounting import NONE_US, OTHER, app_name, user_name
 
 if TYPE_CHECKING:
@@ -128,7 +116,8 @@ class Ledger:
         services = self._services
         wall_offset_ms = services.wall_offset_s * 1e3
         entries: list[Entry] = []
-        blocks: dict[int, list[int]] = {}
+        finished: list[Finished] = []
+        plain = 0
         for (
             outcome,
             request_id,
@@ -139,24 +128,11 @@ class Ledger:
             bytes_in,
             bytes_out,
         ) in ended:
-            block = blocks.get(outcome.block)
-            if block is None:
-                block = blocks[outcome.block] = [0] * EXCHANGE_WORDS
+            plain += outcome.plain
+            ttfb_us = int((first_byte_s - started_s) * 1e6) if outcome.plain else NONE_US
             duration_us = int((ended_s - started_s) * 1e6)
-            at = bisect_left(DURATION_BOUNDS_US, duration_us)
-            block[DURATION + at] += 1
-            block[DURATION_SUM] += duration_us
-            ttfb_us = NONE_US
-            if outcome.plain:
-                ttfb_us = int((first_byte_s - started_s) * 1e6)
-                if at and ttfb_us <= DURATION_BOUNDS_US[at - 1]:  # seldom another bucket
-                    at = bisect_left(DURATION_BOUNDS_US, ttfb_us)
-                block[FIRST_BYTE + at] += 1
-                block[FIRST_BYTE_SUM] += ttfb_us
-                block[PLAIN] += 1
             own_us = int(own_s * 1e6)
-            block[OVERHEAD + bisect_left(OVERHEAD_BOUNDS_US, own_us)] += 1
-            block[OVERHEAD_SUM] += own_us
+            finished.append((outcome.block, duration_us, ttfb_us, own_us, outcome.plain))
             entries.append(
                 (
                     int(started_s * 1e3 + wall_offset_ms),
@@ -172,9 +148,5 @@ class Ledger:
             )
         if services.log.enabled:
             services.log.note(entries)
-        words = services.metrics.words
-        for first, block in blocks.items():
-            words[services.in_flight] -= block[PLAIN]
-            for word, number in enumerate(block, first):
-                if number:
-                    words[word] += number
+        services.metrics.finish_all(finished)
+        services.metrics.words[services.in_flight] -= plain
