@@ -14,9 +14,11 @@ from __future__ import annotations
 import h11
 
 from aigw.wire.gate import (
+    Answered,
+    Asked,
     HeadError,
-    check_answer_fields,
-    check_request_fields,
+    check_answer,
+    check_request,
     check_request_octets,
     comma_list,
 )
@@ -24,6 +26,7 @@ from aigw.wire.gate import (
 __all__ = ["AnswerHead", "AnswerReader", "Field", "HeadError", "RequestHead", "read_request"]
 
 Field = tuple[bytes, bytes, bytes]
+Known = dict[bytes, bytes]  # the last value of each field, by lower-case name
 
 # An upstream may send some interim answers (103 Early Hints, 102 Processing) before the real one;
 # a flood of them is an attack.  Go's client allows 5, curl's limit is on their total size.
@@ -45,18 +48,25 @@ class RequestHead:
         "target",
     )
 
-    def __init__(self, method: bytes, target: bytes, is_http_1_0: bool, fields: list[Field]):
+    def __init__(
+        self,
+        method: bytes,
+        target: bytes,
+        is_http_1_0: bool,
+        fields: list[Field],
+        known: Known,
+    ):
         self.method = method
         self.target = target
         self.is_http_1_0 = is_http_1_0
         self.fields = fields
-        # The last value of each field; the gate has refused repetitions of those that matter.
-        self.known = {name: value for name, _, value in fields}
-        self.connection_options = comma_list(fields, b"connection")
+        # The gate has refused repetitions of those that matter.
+        self.known = known
+        self.connection_options = comma_list(_values(fields, known, b"connection"))
         self.keep_alive = _keep_alive(self.connection_options, is_http_1_0)
-        self.body_length = _body_length(self.known)
+        self.body_length = _body_length(known)
         self.expects_continue = (
-            not is_http_1_0 and self.known.get(b"expect", b"").lower() == b"100-continue"
+            not is_http_1_0 and known.get(b"expect", b"").lower() == b"100-continue"
         )
 
     @property
@@ -65,7 +75,7 @@ class RequestHead:
 
     def values(self, name: bytes) -> list[bytes]:
         """The values of every field of that lower-case name, in order."""
-        return [value for lower, _, value in self.fields if lower == name]
+        return _values(self.fields, self.known, name)
 
 
 class AnswerHead:
@@ -86,19 +96,26 @@ class AnswerHead:
         "status",
     )
 
-    def __init__(self, status: int, reason: bytes, is_http_1_0: bool, fields: list[Field]):
+    def __init__(
+        self,
+        status: int,
+        reason: bytes,
+        is_http_1_0: bool,
+        fields: list[Field],
+        known: Known,
+    ):
         self.status = status
         self.reason = reason
         self.fields = fields
-        self.known = {name: value for name, _, value in fields}
-        self.connection_options = comma_list(fields, b"connection")
+        self.known = known
+        self.connection_options = comma_list(_values(fields, known, b"connection"))
         self.keep_alive = _keep_alive(self.connection_options, is_http_1_0)
-        framed = b"transfer-encoding" in self.known or b"content-length" in self.known
-        self.body_length = _body_length(self.known) if framed else None
+        framed = b"transfer-encoding" in known or b"content-length" in known
+        self.body_length = _body_length(known) if framed else None
         # A 204 that announces a body may be followed by one (RFC 9112, 6.3).
         announces_nothing = status != 204 or not self.body_length
         self.leaves_connection_clean = self.keep_alive and announces_nothing
-        content_type = self.known.get(b"content-type", b"")
+        content_type = known.get(b"content-type", b"")
         self.is_stream = content_type.lower().startswith(b"text/event-stream")
 
 
@@ -116,11 +133,20 @@ def _body_length(known: dict[bytes, bytes]) -> int:
     return int(known.get(b"content-length", b"0"))
 
 
-def _triples(headers: h11._headers.Headers) -> list[Field]:
-    return [
-        (lower, raw, value)
-        for (lower, value), (raw, _) in zip(headers, headers.raw_items(), strict=True)
-    ]
+def _values(fields: list[Field], known: Known, name: bytes) -> list[bytes]:
+    """The values of every field of that name, in order."""
+    if name not in known:
+        return []
+    if len(known) == len(fields):  # no name is repeated
+        return [known[name]]
+    return [value for lower, _, value in fields if lower == name]
+
+
+def _fields_of(headers: h11._headers.Headers) -> tuple[list[Field], Known]:
+    """What h11 read.  Its own walk over (lower-case name, value) makes a call for each field and
+    costs three times as much as its `raw_items`, whose names it has lowered just so."""
+    fields = [(raw.lower(), raw, value) for raw, value in headers.raw_items()]
+    return fields, {name: value for name, _, value in fields}
 
 
 def _unquoted(error: h11.RemoteProtocolError) -> str:
@@ -142,12 +168,27 @@ def read_request(head: bytes) -> RequestHead:
         raise HeadError(_unquoted(error)) from None
     if type(event) is not h11.Request:
         raise HeadError("incomplete request head")
-    fields = _triples(event.headers)
-    check_request_fields(event.method, event.target, event.http_version, fields)
-    return RequestHead(event.method, event.target, event.http_version == b"1.0", fields)
+    method, target, version = event.method, event.target, event.http_version
+    fields, known = _fields_of(event.headers)
+    check_request(Asked(method, target, version, fields, known))
+    return RequestHead(method, target, version == b"1.0", fields, known)
 
 
+# h11 reads a final answer without a request, since a server may refuse before it has read one, but
+# an interim answer only after one.  To send it costs as much as reading seven fields, so it is sent
+# only where the first digit of a status is 1 or not here yet.  If that guess were ever wrong, h11
+# would refuse the interim answer.
 ANY_REQUEST = h11.Request(method=b"GET", target=b"/", headers=[(b"Host", b"upstream")])
+STATUS_AT = len(b"HTTP/1.1 ")
+MAYBE_INTERIM = (b"", b"1")
+
+
+def _answer_head(event: h11.Response | h11.InformationalResponse) -> AnswerHead:
+    """Raises `HeadError` where the gate refuses it."""
+    fields, known = _fields_of(event.headers)
+    check_answer(Answered(event.status_code, event.http_version, known))
+    is_http_1_0 = event.http_version == b"1.0"
+    return AnswerHead(event.status_code, event.reason, is_http_1_0, fields, known)
 
 
 class AnswerReader:
@@ -162,8 +203,6 @@ class AnswerReader:
 
     def __init__(self, max_bytes: int):
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_bytes)
-        self._connection.send(ANY_REQUEST)  # h11 reads no answer without one
-        self._connection.send(h11.EndOfMessage())
         self._max_bytes = max_bytes
         self._seen_bytes = 0
         self.interim: list[AnswerHead] = []
@@ -171,6 +210,8 @@ class AnswerReader:
 
     def feed(self, data: bytes) -> AnswerHead | None:
         """Raises `HeadError` where the answer must not be passed on."""
+        if not self._seen_bytes and data[STATUS_AT : STATUS_AT + 1] in MAYBE_INTERIM:
+            self._connection.send(ANY_REQUEST)
         self._connection.receive_data(data)
         self._seen_bytes += len(data)
         while True:
@@ -184,11 +225,9 @@ class AnswerReader:
                 continue
             if type(event) is not h11.Response:
                 raise HeadError("no answer head")
-            fields = _triples(event.headers)
-            check_answer_fields(event.status_code, event.http_version, fields)
+            head = _answer_head(event)
             self._take_rest(data)
-            is_http_1_0 = event.http_version < b"1.1"
-            return AnswerHead(event.status_code, event.reason, is_http_1_0, fields)
+            return head
 
     def _next_event(self) -> object:
         try:
@@ -201,9 +240,7 @@ class AnswerReader:
             raise HeadError("101 without an upgrade")
         if len(self.interim) == MAX_INTERIM_ANSWERS:
             raise HeadError("too many interim answers")
-        fields = _triples(event.headers)
-        check_answer_fields(event.status_code, event.http_version, fields)
-        self.interim.append(AnswerHead(event.status_code, event.reason, False, fields))
+        self.interim.append(_answer_head(event))
 
     def _take_rest(self, data: bytes) -> None:
         """What followed the head: bytes of `data` only, since each read is parsed at once."""
