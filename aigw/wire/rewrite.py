@@ -48,6 +48,7 @@ REQUEST_WITHHELD = HOP_BY_HOP | {
 }
 ANSWER_WITHHELD = HOP_BY_HOP
 OWN_PREFIX = b"x-aigw-"
+OWN_PREFIX_BYTES = len(OWN_PREFIX)
 # Fields that `Connection` may not remove (RFC 9110, 7.6.1 forbids naming end-to-end fields).
 NOT_REMOVABLE = CREDENTIAL_FIELDS | {b"content-length", b"content-encoding", b"content-type"}
 
@@ -65,12 +66,7 @@ def request_head(
     `withheld_credentials` names the client's credential fields that must not pass;
     `credential_lines` are the gateway's own, complete with CRLF, or empty.
     """
-    lines = [start]
-    lines += [
-        b"%b: %b\r\n" % (raw, value)
-        for name, raw, value in head.fields
-        if _goes_upstream(name, head, withheld_credentials)
-    ]
+    lines = [start, _passing(head, REQUEST_WITHHELD, withheld_credentials)]
     if head.is_chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     lines.append(credential_lines)
@@ -85,17 +81,10 @@ def request_format(
 
     It takes the start, the shape's groups in order, and the credential lines.
     """
-    return _format(
-        b"%b",
-        shape,
-        [_goes_upstream(name, head, withheld_credentials) for name, _, _ in head.fields],
-    )
-
-
-def _goes_upstream(name: bytes, head: RequestHead, withheld: frozenset[bytes]) -> bool:
-    if name in REQUEST_WITHHELD or name in withheld or name.startswith(OWN_PREFIX):
-        return False
-    return name not in head.connection_options or name in NOT_REMOVABLE
+    passing = [
+        _passes(name, head, REQUEST_WITHHELD, withheld_credentials) for name, _, _ in head.fields
+    ]
+    return _format(b"%b", shape, passing)
 
 
 def answer_head(head: AnswerHead, own_lines: bytes, withheld: frozenset[bytes]) -> bytes:
@@ -103,32 +92,45 @@ def answer_head(head: AnswerHead, own_lines: bytes, withheld: frozenset[bytes]) 
 
     `withheld` names further fields that the gateway's own lines replace.
     """
-    lines = [status_line(head)]
-    lines += [
-        b"%b: %b\r\n" % (raw, value)
-        for name, raw, value in head.fields
-        if name not in withheld and _goes_to_client(name, head)
-    ]
-    lines.append(own_lines)
-    lines.append(b"\r\n")
-    return b"".join(lines)
+    passing = _passing(head, ANSWER_WITHHELD, withheld)
+    return b"".join((status_line(head), passing, own_lines, b"\r\n"))
 
 
 def answer_format(head: AnswerHead, shape: Shape) -> bytes:
     """`answer_head` as a format: it takes the shape's groups in order, and the gateway's lines."""
-    return _format(
-        _literal(status_line(head)),
-        shape,
-        [_goes_to_client(name, head) for name, _, _ in head.fields],
-    )
+    passing = [_passes(name, head, ANSWER_WITHHELD) for name, _, _ in head.fields]
+    return _format(_literal(status_line(head)), shape, passing)
 
 
 def status_line(head: AnswerHead) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (head.status, head.reason)
 
 
-def _goes_to_client(name: bytes, head: AnswerHead) -> bool:
-    if name in ANSWER_WITHHELD or name.startswith(OWN_PREFIX):
+def _passing(
+    head: RequestHead | AnswerHead, table: frozenset[bytes], withheld: frozenset[bytes]
+) -> bytes:
+    """The lines of the fields that pass (`_passes`, written out: a call for each costs as much as
+    all the rest)."""
+    removed = head.connection_options - NOT_REMOVABLE
+    lines = [
+        raw + b": " + value
+        for name, raw, value in head.fields
+        if name not in table
+        and name not in withheld
+        and name not in removed
+        and name[:OWN_PREFIX_BYTES] != OWN_PREFIX
+    ]
+    lines.append(b"")  # so that each line ends with CRLF
+    return b"\r\n".join(lines)
+
+
+def _passes(
+    name: bytes,
+    head: RequestHead | AnswerHead,
+    table: frozenset[bytes],
+    withheld: frozenset[bytes] = frozenset(),
+) -> bool:
+    if name in table or name in withheld or name.startswith(OWN_PREFIX):
         return False
     return name not in head.connection_options or name in NOT_REMOVABLE
 
