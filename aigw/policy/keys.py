@@ -65,17 +65,13 @@ def gateway_fields(keys: Mapping[bytes, Key], fields: Mapping[bytes, bytes]) -> 
     those with a gateway key, known, expired or revoked, or with a value that looks like one,
     whatever scheme stands before it."""
     return frozenset(
-        name
-        for name in CREDENTIAL_FIELDS
-        if name in fields and any(_is_ours(keys, value) for value in _readings(fields[name]))
+        [name for name in CREDENTIAL_FIELDS if name in fields and _is_ours(keys, fields[name])]
     )
 
 
-def _readings(field: bytes) -> list[bytes]:
-    """The whole value, and what follows a scheme."""
-    words = field.split(None, 1)
-    return [field, *words[1:]]
-
-
-def _is_ours(keys: Mapping[bytes, Key], value: bytes) -> bool:
-    return value.startswith(OWN_KEY_PREFIX) or sha256(value).digest() in keys
+def _is_ours(keys: Mapping[bytes, Key], field: bytes) -> bool:
+    """By the whole value, or by what follows a scheme."""
+    for value in (field, *field.split(None, 1)[1:]):
+        if value.startswith(OWN_KEY_PREFIX) or sha256(value).digest() in keys:
+            return True
+    return False
