@@ -153,8 +153,10 @@ class KnownRequests:
     def consider(self, exchange: Exchange, raw: bytes, is_authenticated: bool) -> None:
         """Learn the shape of a request that has passed the questions about it, if it is due."""
         facts = exchange.facts
+        table = self._with_key if is_authenticated else self._without_key
         if (
             facts.route is None
+            or not table.is_looking()
             or facts.route.cors_origins
             or not PLAIN_QUERY.fullmatch(facts.query)
         ):
@@ -164,7 +166,6 @@ class KnownRequests:
         if own_field in facts.head.known and own_field not in CREDENTIAL_FIELDS:
             return  # somebody's secret, and not in a group
         shape = request_shape(facts.head, raw)
-        table = self._with_key if is_authenticated else self._without_key
         if shape is None or not table.is_due(shape, exchange.started_s):
             return
         withheld, policy = exchange.withheld_credentials(), exchange.services.policy

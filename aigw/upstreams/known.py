@@ -52,8 +52,8 @@ class KnownAnswers(Templates[KnownAnswer]):
 
     def consider(self, head: AnswerHead, raw: bytes, now_s: float) -> None:
         """Learn the shape of an accepted head, if it is worth it."""
-        shape = answer_shape(head, raw)
-        if shape is None or head.status in LOOKED_AT:
+        if head.status in LOOKED_AT or not self.is_looking():
             return
-        if self.is_due(shape, now_s):
+        shape = answer_shape(head, raw)
+        if shape is not None and self.is_due(shape, now_s):
             self.learn(shape, KnownAnswer(head, shape))

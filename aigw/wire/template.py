@@ -25,8 +25,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from copy import copy
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from operator import itemgetter
+from random import random
 from typing import Generic, TypeVar
 
 from aigw.wire.gate import CREDENTIAL_FIELDS
@@ -36,6 +38,10 @@ SEEN_BEFORE = 4
 BUILD_PAUSE_S = 0.1
 # Shapes counted but not yet learned; a flood of new ones only makes it forget the oldest.
 MAX_COUNTED = 512
+# So many looks in a row at shapes never seen before are a flood: then only some heads are looked
+# at, chosen by chance, so that no order of requests can hide a shape that does come again.
+FLOOD_LOOKS = 64
+LOOKS_IN_A_FLOOD = 1 / 16
 # Templates tried for one start line: two SDKs, three versions, with and without a trace.
 MAX_PER_LINE = 6
 # Shorter runs of literal octets are not worth a group: it costs 0.1 µs, as much as 40 octets.
@@ -49,6 +55,7 @@ DIGITS = rb"([0-9]{1,18}+)"
 VISIBLE = rb"([\x21-\x7e]++)"
 ATTRIBUTION = rb"([\x21-\x7e]{1,128}+)"
 TEXT = rb"((?! )[\x20-\x7e]++(?<! ))"
+ADMITS = {group: re.compile(group).fullmatch for group in (DIGITS, VISIBLE, ATTRIBUTION, TEXT)}
 
 # The volatile fields of requests, and what their groups admit.  Credentials are volatile too, but
 # with the scheme of `Authorization` literal.
@@ -73,6 +80,7 @@ REQUEST_VOLATILE: dict[bytes, bytes] = {
     b"x-amzn-trace-id": VISIBLE,
     b"x-cloud-trace-context": VISIBLE,
 }
+REQUEST_GROUPS = REQUEST_VOLATILE | dict.fromkeys(CREDENTIAL_FIELDS, VISIBLE)
 ANSWER_VOLATILE: dict[bytes, bytes] = {
     b"content-length": DIGITS,
     b"date": TEXT,
@@ -91,8 +99,10 @@ ANSWER_VOLATILE: dict[bytes, bytes] = {
 }
 # The volatile fields that may stand several times: nobody here asks for their value.
 REPEATED = frozenset({b"set-cookie"})
-# In answers every rate-limit field is volatile, whoever sends it.
+# In answers every rate-limit field is volatile as well, whoever sends it.
 RATE_LIMIT = re.compile(rb"ratelimit|retry-after")
+# Names of answers' fields for which this is remembered: several providers' together have 200.
+MAX_NAMES = 512
 # A field that says how a message is framed or handed on keeps a head from being plain.
 REQUEST_NOT_PLAIN = frozenset(
     {
@@ -125,27 +135,41 @@ class Shape:
 
     `runs` are the literal octets before, between and behind the groups.  Of those that are long
     the pattern makes groups as well (`is_taken`), so `numbers` says which groups are the values of
-    `names`, and `groups` the same by name.
+    `names`, and `groups` the same by name.  All this is found out when it is asked for: most shapes
+    are counted once and never learned.
     """
 
-    __slots__ = ("groups", "is_taken", "key", "lines", "names", "numbers", "runs", "start_line")
-
-    def __init__(self, start_line: bytes, lines: list[tuple[bytes, bytes]], names: list[bytes]):
+    def __init__(
+        self, start_line: bytes, literals: list[bytes], groups: list[bytes], names: list[bytes]
+    ):
         self.start_line = start_line
-        self.lines = lines
+        self.lines = list(zip(literals, groups, strict=True))
         self.names = names
-        self.key = b"\n".join([start_line, *(literal for literal, _ in lines)])
-        self.runs = [start_line]
-        for literal, group in lines:
-            self.runs[-1] += b"\r\n" + literal
+        self.key = b"\n".join([start_line, *literals])
+
+    @cached_property
+    def runs(self) -> list[bytes]:
+        runs = [self.start_line]
+        for literal, group in self.lines:
+            runs[-1] += b"\r\n" + literal
             if group:
-                self.runs.append(b"")
-        self.runs[-1] += b"\r\n\r\n"
+                runs.append(b"")
+        runs[-1] += b"\r\n\r\n"
+        return runs
+
+    @cached_property
+    def is_taken(self) -> list[bool]:
         # The first in any case: then there is one.
-        self.is_taken = [not at or len(run) >= MIN_RUN_BYTES for at, run in enumerate(self.runs)]
+        return [not at or len(run) >= MIN_RUN_BYTES for at, run in enumerate(self.runs)]
+
+    @cached_property
+    def numbers(self) -> list[int]:
         runs_before = accumulate(self.is_taken)
-        self.numbers = [at + next(runs_before) for at in range(len(names))]
-        self.groups = dict(zip(names, self.numbers, strict=True))
+        return [at + next(runs_before) for at in range(len(self.names))]
+
+    @cached_property
+    def groups(self) -> dict[bytes, int]:
+        return dict(zip(self.names, self.numbers, strict=True))
 
 
 class Pattern:
@@ -191,7 +215,8 @@ def request_shape(head: RequestHead, raw: bytes) -> Shape | None:
         return None
     if not REQUEST_NOT_PLAIN.isdisjoint(head.known) or head.connection_options - {b"keep-alive"}:
         return None
-    return _shape(raw, head.fields, _request_group)
+    groups = [REQUEST_GROUPS.get(name, b"") for name, _, _ in head.fields]
+    return _shape(raw, head.fields, groups)
 
 
 def answer_shape(head: AnswerHead, raw: bytes) -> Shape | None:
@@ -202,41 +227,35 @@ def answer_shape(head: AnswerHead, raw: bytes) -> Shape | None:
         return None
     if not ANSWER_NOT_PLAIN.isdisjoint(head.known) or head.connection_options - {b"keep-alive"}:
         return None
-    return _shape(raw, head.fields, _answer_group)
+    return _shape(raw, head.fields, [_answer_group(name) for name, _, _ in head.fields])
 
 
-def _shape(
-    raw: bytes,
-    fields: Sequence[Field],
-    group_of: Callable[[bytes, bytes], tuple[int, bytes] | None],
-) -> Shape | None:
+def _shape(raw: bytes, fields: Sequence[Field], groups: list[bytes]) -> Shape | None:
     """Cut the raw head into literals and groups; None if it is not what its fields say.
+
+    `groups` is what each field's group admits, empty where the whole line is literal.
 
     Each line must be `name: value` exactly, so that what stands in front of a group is what h11
     would accept in front of any value.  A bare LF, which h11 tolerates in answers, could hide a
     line in the first or in the last one.
     """
-    start_line, *rest = raw[:-4].split(b"\r\n")
-    if b"\n" in start_line or not raw.endswith(b"\r\n\r\n") or len(rest) != len(fields):
+    start_line, _, rest = raw.partition(b"\r\n")
+    literals = [spelt + b": " + value for _, spelt, value in fields]
+    if b"\n" in start_line or rest != b"\r\n".join([*literals, b"\r\n"]):
         return None
-    lines: list[tuple[bytes, bytes]] = []
     names: list[bytes] = []
-    for line, (name, spelt, value) in zip(rest, fields, strict=True):
-        if line != b"%b: %b" % (spelt, value):
+    for at, group in enumerate(groups):
+        if not group:
+            continue
+        name, spelt, value = fields[at]
+        kept = _literal_bytes(name, value)
+        if kept is None or not ADMITS[group](value[kept:]):
             return None
-        found = group_of(name, value)
-        if found is None:
+        if name in names and name not in REPEATED:
             return None
-        kept, group = found
-        if group:
-            if not re.fullmatch(group, value[kept:]):
-                return None
-            if name in names and name not in REPEATED:
-                return None
-            names.append(name)
-            line = line[: len(line) - len(value) + kept]
-        lines.append((line, group))
-    return Shape(start_line, lines, names)
+        names.append(name)
+        literals[at] = b"%b: %b" % (spelt, value[:kept])
+    return Shape(start_line, literals, groups, names)
 
 
 def without_values(head: Head, shape: Shape) -> Head:
@@ -249,23 +268,20 @@ def without_values(head: Head, shape: Shape) -> Head:
     return kept
 
 
-def _request_group(name: bytes, value: bytes) -> tuple[int, bytes] | None:
-    """How much of the value is literal, and the group for the rest (empty: all is literal).
+@lru_cache(MAX_NAMES)
+def _answer_group(name: bytes) -> bytes:
+    return TEXT if RATE_LIMIT.search(name) else ANSWER_VOLATILE.get(name, b"")
+
+
+def _literal_bytes(name: bytes, value: bytes) -> int | None:
+    """How much of the value is literal in front of the group.
 
     None for a value that may hold a secret and is not a group: there is no template then.
     """
-    if name in CREDENTIAL_FIELDS:
-        if name != b"authorization":
-            return 0, VISIBLE
-        scheme = BEARER.match(value)
-        return (scheme.end(), VISIBLE) if scheme else None
-    return 0, REQUEST_VOLATILE.get(name, b"")
-
-
-def _answer_group(name: bytes, value: bytes) -> tuple[int, bytes]:
-    if RATE_LIMIT.search(name):
-        return 0, TEXT
-    return 0, ANSWER_VOLATILE.get(name, b"")
+    if name != b"authorization":
+        return 0
+    scheme = BEARER.match(value)
+    return scheme.end() if scheme else None
 
 
 class Recognised:
@@ -289,10 +305,11 @@ Found = tuple[Learned, Reading]
 class Templates(Generic[Learned]):
     """What was learned, found by start line; bounded in all that it keeps.
 
-    `find` tries what is known for a start line; `is_due` says when a shape is worth learning.
+    `find` tries what is known for a start line; `is_looking` says whether to look at the shape of a
+    head that nothing recognised; `is_due` whether that shape is worth learning.
     """
 
-    __slots__ = ("_built_s", "_by_line", "_counts", "_max_shapes", "_shapes")
+    __slots__ = ("_built_s", "_by_line", "_counts", "_max_shapes", "_new_in_a_row", "_shapes")
 
     def __init__(self, max_shapes: int):
         self._max_shapes = max_shapes
@@ -300,6 +317,7 @@ class Templates(Generic[Learned]):
         self._by_line: dict[bytes, list[Learned]] = {}
         self._counts: dict[bytes, int] = {}
         self._built_s = float("-inf")
+        self._new_in_a_row = 0
 
     def find(self, data: bytes) -> Found[Learned] | None:
         """What recognises the head at the start of `data`, the latest first."""
@@ -314,11 +332,17 @@ class Templates(Generic[Learned]):
                 return learned, found
         return None
 
+    def is_looking(self) -> bool:
+        """A look costs a tenth of what h11 does, which is for nothing while all shapes are new."""
+        return self._new_in_a_row < FLOOD_LOOKS or random() < LOOKS_IN_A_FLOOD
+
     def is_due(self, shape: Shape, now_s: float) -> bool:
         """Count one more sight of a shape; True when it should be learned now."""
         seen = self._counts.pop(shape.key, 0) + 1
+        self._new_in_a_row = self._new_in_a_row + 1 if seen == 1 else 0
         if seen >= SEEN_BEFORE and now_s - self._built_s >= BUILD_PAUSE_S:
             self._built_s = now_s
+            self._new_in_a_row = 0
             return True
         if len(self._counts) >= MAX_COUNTED:
             del self._counts[next(iter(self._counts))]
