@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
+from aigw.wire.gate import FORBIDDEN_OCTETS, has_forbidden_octets
 from aigw.wire.head import AnswerReader, HeadError, read_request
 
 REFUSED_REQUESTS = {
@@ -205,3 +208,25 @@ def test_what_follows_an_answer_head() -> None:
     assert head is not None
     assert [interim.status for interim in reader.interim] == [100, 103]
     assert reader.rest == b"okHTTP/1.1 200 OK\r\n"
+
+
+@pytest.mark.parametrize("step", [1, 9, 10, 200])
+def test_interim_answers_in_pieces(step: int) -> None:
+    data = (
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+    )
+    reader = AnswerReader(65536)
+    heads = [reader.feed(data[at : at + step]) for at in range(0, len(data), step)]
+    assert [head.status for head in heads if head is not None] == [200]
+    assert [interim.status for interim in reader.interim] == [103]
+
+
+def test_forbidden_octets_are_found_without_the_pattern_as_well() -> None:
+    octets = (b"\r", b"\n", b"\r\n", b"\t", b" ", b"a", b"\x0b", b"\x7f", b"\xe9")
+    for length in range(6):
+        for pieces in itertools.product(octets, repeat=length):
+            head = b"".join(pieces)
+            assert has_forbidden_octets(head) is (FORBIDDEN_OCTETS.search(head) is not None), head
+    for octet in range(256):
+        head = b"GET / HTTP/1.1\r\nHost: a" + bytes([octet]) + b"b\r\n\r\n"
+        assert has_forbidden_octets(head) is (FORBIDDEN_OCTETS.search(head) is not None), head

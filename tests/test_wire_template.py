@@ -13,6 +13,8 @@ from aigw.wire.gate import HeadError
 from aigw.wire.head import AnswerReader, read_request
 from aigw.wire.template import (
     BUILD_PAUSE_S,
+    FLOOD_LOOKS,
+    LOOKS_IN_A_FLOOD,
     MAX_COUNTED,
     MAX_HEAD_BYTES,
     MAX_PER_LINE,
@@ -251,6 +253,26 @@ def test_no_more_than_one_template_is_made_in_a_pause() -> None:
     assert [table.is_due(one, early) for one in shapes] == [False, False, False]
     late = 100.0 + BUILD_PAUSE_S * 1.1
     assert [table.is_due(one, late) for one in shapes[1:]] == [True, False]
+
+
+def test_in_a_flood_of_new_shapes_few_heads_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    table: Templates[Recognised] = Templates(4)
+    for number in range(FLOOD_LOOKS):
+        assert table.is_looking()
+        table.is_due(shape(b"/%d" % number), 0.0)
+    chances = [LOOKS_IN_A_FLOOD, 0.0, 0.99]
+    monkeypatch.setattr("aigw.wire.template.random", iter(chances).__next__)
+    assert [table.is_looking() for _ in chances] == [False, True, False]
+    table.is_due(shape(b"/0"), 0.0)  # one that comes again: it is no flood
+    assert table.is_looking()
+
+
+def test_what_is_learned_at_first_sight_is_no_flood(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aigw.wire.template.SEEN_BEFORE", 1)
+    table: Templates[Recognised] = Templates(4)
+    for number in range(FLOOD_LOOKS * 2):
+        assert table.is_due(shape(b"/%d" % number), float(number))
+        assert table.is_looking()
 
 
 def test_a_flood_of_shapes_is_counted_within_bounds() -> None:
