@@ -135,7 +135,7 @@ class Exchange(ExchangeState):
         assert key is not None
         self.group = group = self.services.group_of(route)
         if self.known is None:
-            self.withheld, _ = self.withheld_credentials()
+            self.withheld = self.withheld_credentials()
         if not group.has_member(now_s, self.services.is_member_out):
             wait_s = group.next_in_s(now_s)
             return Refusal(Code.NO_HEALTHY_UPSTREAM, "No healthy upstream is left.", wait_s)

@@ -168,5 +168,6 @@ class KnownRequests:
         shape = request_shape(facts.head, raw)
         if shape is None or not table.is_due(shape, exchange.started_s):
             return
-        withheld, policy = exchange.withheld_credentials(), exchange.services.policy
+        withheld = exchange.withheld_credentials(), exchange.gateway_credentials()
+        policy = exchange.services.policy
         table.learn(shape, KnownRequest(facts, facts.route, group, shape, withheld, policy))

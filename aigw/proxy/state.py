@@ -156,11 +156,13 @@ class ExchangeState:
         route = self.request.route if self.request is not None else None
         return route.idle_s if route is not None else self.services.policy.keep_alive_s
 
-    def withheld_credentials(self) -> tuple[frozenset[bytes], frozenset[bytes]]:
-        """The client's credential fields that do not go upstream; and those of them that held
-        something of the gateway's."""
-        own = gateway_fields(self.services.policy.keys, self.facts.head.known)
+    def gateway_credentials(self) -> frozenset[bytes]:
+        """The client's credential fields that hold something of the gateway's."""
+        return gateway_fields(self.services.policy.keys, self.facts.head.known)
+
+    def withheld_credentials(self) -> frozenset[bytes]:
+        """The client's credential fields that do not go upstream."""
         settings = self.services.group_of(self.route_in_use).settings
         if settings.credential_lines is None:
-            return own, own
-        return CREDENTIAL_FIELDS | {settings.credential_field}, own
+            return self.gateway_credentials()
+        return CREDENTIAL_FIELDS | {settings.credential_field}
