@@ -211,6 +211,7 @@ class Worker:
         """The time for draining is over: end visibly what is still running."""
         logger.warning("drain time is over: %d connections cut", len(self.services.connections))
         for client in tuple(self.services.connections):
+            client.take_up_held()
             if client.exchange is not None:
                 if client.exchange.attempts:
                     accounting.attempt_abandoned(client.exchange, "shutting_down")

@@ -157,8 +157,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_of_input(self) -> bool:
         self._has_ended = True
-        if self._state is State.HELD:
-            self._held_data(b"", may_hold=False)
+        self.take_up_held()
         exchange = self.exchange
         if self._state is State.BODY and exchange is not None:
             exchange.client_ended_early()
@@ -174,14 +173,16 @@ class ClientConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._state is State.HELD:
-            self._held_data(b"", may_hold=False)
-        self._state = State.CLOSED
         self.services.connections.discard(self)
         self.services.tell_siblings()
-        if self.exchange is not None:
-            self.exchange.client_lost()
-            self.exchange = None
+        try:
+            self.take_up_held()
+            self._state = State.CLOSED
+            if self.exchange is not None:
+                self.exchange.client_lost()
+        except Exception as error:  # noqa: BLE001 - the edge of a task
+            self.broke(error)
+        self.exchange = None
 
     def pause_writing(self) -> None:
         self._set_full(True)
@@ -206,6 +207,16 @@ class ClientConnection(asyncio.Protocol):
         left = self._lane.resume(data, may_hold)
         if left:
             self._head_data(left, may_hold=False)
+
+    def take_up_held(self) -> None:
+        """Wait no longer for the rest of a request that is held, if one is."""
+        if self._state is State.HELD:
+            self._held_data(b"", may_hold=False)
+
+    def forget_shape(self) -> None:
+        """The policy has changed: what is known of the last request's shape keeps the old one."""
+        if self._lane is not None and self._state is HEAD:
+            self._lane = None
 
     # ---- heads -------------------------------------------------------------------------------
 
@@ -267,16 +278,21 @@ class ClientConnection(asyncio.Protocol):
         known, (groups, end) = hit
         if end > services.policy.head_bytes:
             return False
-        known.hits += 1
         if known.is_plain and self._express(known, data, may_hold):
             return True
+        known.hits += 1
         self._state = State.BODY
-        self.exchange = exchange = self.new_exchange(time.monotonic())
+        self.exchange = exchange = self.new_exchange(self._start_s())
         if exchange.begin_known(known, groups, data[end:]):
             return True
         self._state = HEAD
         self.exchange = None
         return False
+
+    def _start_s(self) -> float:
+        """When the request at hand began."""
+        held_since_s = self._lane.end_hold() if self._lane is not None else 0.0
+        return held_since_s or time.monotonic()
 
     def _express(self, known: KnownRequest, data: bytes, may_hold: bool) -> bool:
         if self._lane is None:
@@ -304,7 +320,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self, head_bytes: bytes, rest: bytes) -> None:
         self._state = State.BODY
-        started_s = time.monotonic()
+        started_s = self._start_s()
         try:
             head = read_request(head_bytes)
         except HeadError as error:
@@ -523,7 +539,7 @@ class ClientConnection(asyncio.Protocol):
     def expire(self, now_s: float) -> None:
         """The deadline has passed."""
         if self._state is State.HELD:
-            self._held_data(b"", may_hold=False)
+            self.take_up_held()
         elif self.exchange is not None:
             look(self.exchange, now_s)
         elif self._state is HEAD and self._pending:

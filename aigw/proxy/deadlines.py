@@ -78,7 +78,7 @@ def _look_at_upload(exchange: Exchange, now_s: float) -> None:
     silence_s = now_s - exchange.touched_s
     if silence_s >= route.body_s or exchange.body.payload_bytes < expected_bytes:
         message = "The request body did not arrive in time."
-        exchange.fail(Refusal(Code.REQUEST_TIMEOUT, message))
+        exchange.refuse_upload(Refusal(Code.REQUEST_TIMEOUT, message))
     else:
         exchange.client.deadline_s = min(exchange.touched_s + route.body_s, now_s + LOOK_S)
 

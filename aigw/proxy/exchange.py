@@ -156,11 +156,12 @@ class Exchange(ExchangeState):
         try:
             piece = self.body.feed(data)
         except FramingError as error:
-            self.fail(Refusal(Code.MALFORMED_REQUEST, f"The request body is malformed: {error}."))
+            message = f"The request body is malformed: {error}."
+            self.refuse_upload(Refusal(Code.MALFORMED_REQUEST, message))
             return
         limit_bytes = self.services.policy.body_bytes
         if self.body.payload_bytes > limit_bytes:
-            self.fail(too_large(limit_bytes))
+            self.refuse_upload(too_large(limit_bytes))
             return
         if self.phase is Phase.UPLOADING:
             self.touched_s = self.services.clock_s
@@ -517,7 +518,14 @@ class Exchange(ExchangeState):
 
     def client_ended_early(self) -> None:
         """The client's FIN inside its request."""
-        self.fail(Refusal(Code.MALFORMED_REQUEST, "The request ended before its body did."))
+        message = "The request ended before its body did."
+        self.refuse_upload(Refusal(Code.MALFORMED_REQUEST, message))
+
+    def refuse_upload(self, refusal: Refusal) -> None:
+        """The client's body is not to be had; what may have been sent of it was in vain."""
+        if self.attempts:
+            accounting.attempt_abandoned(self, refusal.code.word)
+        self.fail(refusal)
 
     def fail(self, refusal: Refusal) -> None:
         """End with the gateway's own error, or visibly cut where the answer has begun."""

@@ -99,8 +99,9 @@ class Lane:
     def __init__(self, client: ClientConnection, known: KnownRequest):
         self.client = client
         self.services = client.services
-        self.client_ip = client.peer_ip or "unix"
         self.connection = None
+        self.data = b""
+        self.groups = ()
         self.overhead_s = 0.0
         self._held = b""
         self._held_since_s = 0.0
@@ -114,6 +115,7 @@ class Lane:
         """Expect requests of this shape, while the policy stays."""
         self.known = known
         self.version = self.services.policy_version
+        self.client_ip = self.client.peer_ip or "unix"  # but see `_find_client`
 
     # ---- the request -----------------------------------------------------------------------------
 
@@ -129,6 +131,7 @@ class Lane:
         reading = known.read(data)
         if reading is None:
             return False
+        known.hits += 1
         groups, end = reading
         body_bytes = int(groups[known.length]) if known.length != NO_GROUP else 0
         if end > known.max_head_bytes or body_bytes > known.max_body_bytes:
@@ -196,10 +199,12 @@ class Lane:
     def resume(self, data: bytes, may_hold: bool) -> bytes:
         """Go on with what was held and has come since: returns what is left to the story."""
         data, self._held = self._held + data, b""
-        if self.send(data, may_hold):
-            return b""
-        self._held_since_s = 0.0
-        return data
+        return b"" if self.send(data, may_hold) else data
+
+    def end_hold(self) -> float:
+        """When the request began that is now left to the story; 0.0 for one that was not held."""
+        since_s, self._held_since_s = self._held_since_s, 0.0
+        return since_s
 
     # ---- refusals --------------------------------------------------------------------------------
 
@@ -247,7 +252,7 @@ class Lane:
         self.services.ledger.note(
             (outcome, request_id, started_s, 0.0, ended_s, ended_s - now_s, bytes_in, bytes_out)
         )
-        self.client.answered(self.services.policy.keep_alive_s)
+        self.client.answered(self.known.route.idle_s)
 
     # ---- the answer ------------------------------------------------------------------------------
 
@@ -268,7 +273,12 @@ class Lane:
         ):
             self.whole().answer_known(known, groups, data, end)
             return
+        member, claim, asked = self.member, self.terms.claim, self.groups
         self.connection = None  # nothing is under way any more, whatever happens below
+        self.data, self.groups = b"", ()
+        member.inflight -= 1
+        services.limits.give_back(claim)
+        services.metrics.words[services.in_flight] -= 1
         request_id = services.new_request_id()
         lines = b"x-aigw-request-id: %b\r\n%b" % (request_id, self._own_lines())
         out = known.format % (*groups, lines)
@@ -278,11 +288,8 @@ class Lane:
             out = b"".join((out, memoryview(data)[end:]))
         client.transport.write(out)
         connection.limit_keep_alive(known.keep_alive_s)
-        member = self.member
         member.give_idle(connection, first_byte_s)
-        member.inflight -= 1
-        services.limits.give_back(self.terms.claim)
-        outcome = self._outcome_of(self.terms, member, known, self.groups)
+        outcome = self._outcome_of(self.terms, member, known, asked)
         client.answered(self.known.route.idle_s)
         ended_s = time.monotonic()
         own_s = self.overhead_s + ended_s - first_byte_s
@@ -348,7 +355,7 @@ class Lane:
         exchange.overhead_s = self.overhead_s
         exchange.client_ip = self.client_ip
         connection.owner = exchange
-        self.connection = None
+        self.connection, self.data, self.groups = None, b"", ()
         self.client.exchange = exchange
         return exchange
 

@@ -117,7 +117,6 @@ class Ledger:
         wall_offset_ms = services.wall_offset_s * 1e3
         entries: list[Entry] = []
         finished: list[Finished] = []
-        plain = 0
         for (
             outcome,
             request_id,
@@ -128,7 +127,6 @@ class Ledger:
             bytes_in,
             bytes_out,
         ) in ended:
-            plain += outcome.plain
             ttfb_us = int((first_byte_s - started_s) * 1e6) if outcome.plain else NONE_US
             duration_us = int((ended_s - started_s) * 1e6)
             own_us = int(own_s * 1e6)
@@ -146,7 +144,6 @@ class Ledger:
                     outcome.is_stream,
                 )
             )
+        services.metrics.finish_all(finished)
         if services.log.enabled:
             services.log.note(entries)
-        services.metrics.finish_all(finished)
-        services.metrics.words[services.in_flight] -= plain

@@ -75,6 +75,8 @@ class Services:
         self.policy_version = version
         logging.getLogger("aigw").setLevel(policy.log_level.upper())
         self.known = KnownRequests()  # what was settled under the old policy is forgotten
+        for client in self.connections:
+            client.forget_shape()
         self.trusted = TrustedProxies(policy.trusted_proxies)
         old = self._groups
         self._groups = {}

@@ -64,7 +64,12 @@ class Member:
         """Take back a connection whose last exchange ended cleanly; its age is looked at later."""
         connection.owner = None
         connection.idle_since_s = now_s
-        if self.retired or len(self.idle) >= self.pool_settings.idle_connections:
+        if (
+            self.retired
+            or len(self.idle) >= self.pool_settings.idle_connections
+            # It answered before it had read the whole request, and may never read the rest.
+            or connection.transport.get_write_buffer_size()
+        ):
             connection.drop()
             return
         if self.is_tls:
