@@ -209,6 +209,38 @@ def test_refusals_leave_the_connection_in_use(monkeypatch: pytest.MonkeyPatch) -
     converse(conversation())
 
 
+def test_a_lane_keeps_nothing_of_a_request_that_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def conversation() -> None:
+        async with known(monkeypatch) as (gateway, _, client):
+            replayable = HEAD.replace(b"\r\n\r\n", b"\r\nIdempotency-Key: k\r\n\r\n")
+            for _ in range(8):
+                await client.send(replayable + BODY)
+                assert (await client.answer()).body == b"done"
+            (connection,) = gateway.services.connections
+            lane = connection._lane
+            assert lane is not None
+            assert lane.known.max_repeated_bytes > 0  # it was kept, as long as it was under way
+            assert (lane.data, lane.groups) == (b"", ())
+
+    converse(conversation())
+
+
+def test_a_held_requests_time_begins_with_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def conversation() -> None:
+        async with known(monkeypatch) as (gateway, reads, client):
+            await client.send(HEAD + BODY[:4])
+            async with asyncio.timeout(2):
+                while not reads:
+                    await asyncio.sleep(0.005)
+            (connection,) = gateway.services.connections
+            assert connection.exchange is not None
+            assert connection.exchange.started_s < gateway.services.clock_s
+            await client.send(BODY[4:])
+            assert (await client.answer()).body == b"done"
+
+    converse(conversation())
+
+
 def test_behind_a_trusted_proxy_each_request_says_whose_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -231,5 +263,12 @@ def test_behind_a_trusted_proxy_each_request_says_whose_it_is(
                 assert found == [ip.decode() for ip in said]
                 users = [record["user"] for record in gateway.records]
                 assert users == [f"user1:{ip.decode()}" for ip in said]
+                gateway.records.clear()
+                gateway.publish(toml(upstream))  # nobody is trusted any more
+                for _ in range(8):
+                    await client.send(HEAD.replace(b"\r\n\r\n", b"\r\n" + forwarded) + BODY)
+                    assert (await client.answer()).status == 200
+                await gateway.settled()
+                assert {record["client_ip"] for record in gateway.records} == {"127.0.0.1"}
 
     converse(conversation())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from typing import cast
 
 import pytest
 from conversation import Gateway, Peer, Upstream, converse, ok, toml
@@ -119,5 +120,55 @@ def test_draining_closes_only_what_has_been_idle_for_a_while() -> None:
             assert (await client.answer()).whole
             connection.close_if_idle(gateway.services.clock_s + 1.0)
             assert await client.closed()
+
+    converse(conversation())
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_a_connection_with_unsent_bytes_of_its_request_serves_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The upstream has answered early and may never read the rest."""
+
+    async def conversation() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.until(b"\r\n\r\n")
+            cast(asyncio.ReadTransport, peer.writer.transport).pause_reading()
+            await peer.send(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
+            await asyncio.sleep(1)
+
+        async with Upstream(script) as upstream, Gateway(toml(upstream)) as gateway:
+            client = await gateway.client()
+            body = b"z" * 8_000_000  # more than two sockets hold
+            head = GET.replace(b"GET", b"PUT").replace(
+                b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+            )
+            client.writer.write(head + body)
+            assert (await client.answer()).status == 413
+            assert gateway.services.groups()[0].members[0].idle == []
+
+    converse(conversation())
+
+
+@pytest.mark.usefixtures("both_ways")
+def test_an_upload_that_breaks_off_abandons_its_attempt() -> None:
+    async def conversation() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.rest()
+
+        async with Upstream(script) as upstream, Gateway(toml(upstream)) as gateway:
+            client = await gateway.client()
+            await client.send(
+                b"POST /v1/files HTTP/1.1\r\nHost: gw\r\nX-API-Key: user1\r\n"
+                b"Content-Length: 100000\r\n\r\nabc"
+            )
+            async with asyncio.timeout(2):
+                while not upstream.peers:
+                    await asyncio.sleep(0.005)
+            client.end()
+            assert (await client.answer()).code == "malformed_request"
+            await gateway.settled()
+            assert gateway.value("upstream_attempts_total", "up", "malformed_request") == 1
+            assert gateway.records[0]["attempts"] == 1
 
     converse(conversation())
