@@ -135,9 +135,17 @@ def run_demo(once: bool = False) -> int:
             return 0
         with contextlib.suppress(KeyboardInterrupt):
             _say("Serving until Ctrl-C.")
-            return gateway.wait()
+            return _wait_for(gateway)
         _say("")
     return 0
+
+
+def _wait_for(process: subprocess.Popen[bytes]) -> int:
+    """Its exit status.  In short waits: Python sees a signal that comes right before a blocking
+    call only after that call."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(1.0)
 
 
 def _leave(number: int, _: object) -> None:
