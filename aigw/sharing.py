@@ -16,8 +16,8 @@ listener and treated like one: it stays when a worker dies, its successor or an 
 Nobody waits for anybody.  A connection is passed on before its first byte is read, and only once.
 
 Measured 2026-11-23 with two workers, connections opened at once or one by one: of 120 times 64 the
-worst was 29:35 (before: 23:41), of 120 times 10 it was 4:6 (1:9), 2 were always 1:1 (half of the
-times 0:2).  It costs nothing per request, some 60 µs of CPU for a connection that is passed on.  So
+worst was 28:36 (before: 23:41), of 120 times 10 it was 4:6 (1:9), 2 were always 1:1 (half of the
+times 0:2).  It costs nothing per request, only for each connection that is passed on.  So
 that short ones, whose number changes by chance all the time, are not passed to and fro, a worker
 may have one more than a sibling and an eighth of what that has.
 """

@@ -50,8 +50,7 @@ EARLY_BYTES = BUFFER_BYTES // 4
 BURST_BYTES = 1 << 16
 """Most that is written to a pipe in one turn of the loop (what a pipe holds): about 50 µs."""
 BATCH = 64
-"""So many entries become lines at one time: made in a row a line costs half of what it costs among
-other work, and 64 of them take 0.1 ms."""
+"""So many entries become lines at one time: a bound on how long that keeps the loop."""
 
 STDOUT = 1
 

@@ -44,14 +44,22 @@ if TYPE_CHECKING:
     from aigw.upstreams.member import Member
     from aigw.wire.head import AnswerHead
 
-# A longer body is joined to its head without a copy of its own first: from here on that is cheaper.
-JOIN_BYTES = 4096
+# More than this is joined to its head without a copy of its own first: that is 0.1 µs dearer for
+# 4,000 octets and half as dear for 16,000.
+JOIN_BYTES = 8192
 # A body that is waited for: what SDKs send in their second write, or second and third.
 HELD_BYTES = 64 * 1024
 RATE_LIMIT_EXCEEDED = Code.RATE_LIMIT_EXCEEDED
 UNKNOWN_KEY = ReadyRefusal(
     Refusal(Code.INVALID_API_KEY, AUTHENTICATION_MESSAGES[Code.INVALID_API_KEY])
 )
+
+
+def joined(head: bytes, data: bytes, end: int) -> bytes:
+    """The head, and what of `data` comes after `end`: one write where both are there."""
+    if len(data) < JOIN_BYTES:
+        return head + data[end:]
+    return b"".join((head, memoryview(data)[end:]))
 
 
 class Lane:
@@ -146,7 +154,7 @@ class Lane:
         if terms is None or terms.expires_at <= now_s + services.wall_offset_s:
             if missing_bytes or terms is not None or known.knows_key(digest):
                 return False
-            return self._refuse_key(groups, now_s, body_bytes)
+            return self._refuse_key(now_s, body_bytes)
         if missing_bytes:
             return self._hold(data, now_s)
         group = known.group
@@ -158,7 +166,9 @@ class Lane:
         code = limits.admit(terms.claim, now_s)
         if code is not None:
             member.idle.append(connection)
-            return code is RATE_LIMIT_EXCEEDED and self._refuse_rate(terms, groups, now_s)
+            if code is not RATE_LIMIT_EXCEEDED:
+                return False
+            return self._refuse_rate(terms, groups, now_s, body_bytes)
         if group.only is None:
             group.next_turn()
         self.groups, self.terms, self.body_bytes = groups, terms, body_bytes
@@ -172,11 +182,7 @@ class Lane:
         words[services.express] += 1
         self.client.await_answer(known.route.first_byte_s)
         connection.begin(self, services.policy.upstream_head_bytes, True)
-        out = known.head_for(member, groups, group.credential_lines())
-        if body_bytes < JOIN_BYTES:
-            out += data[end:]
-        else:
-            out = b"".join((out, memoryview(data)[end:]))
+        out = joined(known.head_for(member, groups, group.credential_lines()), data, end)
         self.overhead_s = time.monotonic() - now_s
         connection.transport.write(out)  # last, since it may fill the buffer and so call `whole`
         return True
@@ -208,23 +214,23 @@ class Lane:
 
     # ---- refusals --------------------------------------------------------------------------------
 
-    def _refuse_key(self, groups: tuple[bytes, ...], now_s: float, body_bytes: int) -> bool:
-        """Nobody's key; the lane waits for no answer, so the client need not be told so."""
-        services = self.services
+    def _refuse_key(self, now_s: float, body_bytes: int) -> bool:
+        """The key is nobody's."""
+        services, metrics, code = self.services, self.services.metrics, UNKNOWN_KEY.code
         if services.draining:
             return False
-        refusal = UNKNOWN_KEY
-        words, metrics = services.metrics.words, services.metrics
-        words[metrics.counter("auth_failures_total", refusal.code.word)] += 1
+        metrics.words[metrics.counter("auth_failures_total", code.word)] += 1
         request_id = services.new_request_id()
-        self.client.transport.write(refusal.octets(request_id, services.date_line))
-        outcome = self._outcome_of(None, None, refusal.code, groups)
-        self._end_refused(outcome, request_id, now_s, body_bytes, refusal.body_bytes)
+        self.client.transport.write(UNKNOWN_KEY.octets(request_id, services.date_line))
+        outcome = self._outcome_of(None, None, code, ())
+        self._end_refused(outcome, request_id, now_s, body_bytes, UNKNOWN_KEY.body_bytes)
         return True
 
-    def _refuse_rate(self, terms: Terms, groups: tuple[bytes, ...], now_s: float) -> bool:
+    def _refuse_rate(
+        self, terms: Terms, groups: tuple[bytes, ...], now_s: float, body_bytes: int
+    ) -> bool:
         """A bucket of the key is empty: `Limits.admit` has just said which."""
-        services, known, table = self.services, self.known, self.services.limits.buckets
+        services, table = self.services, self.services.limits.buckets
         bucket = table.tightest
         if services.draining or bucket is None:
             return False
@@ -232,7 +238,6 @@ class Lane:
         wait_s = table.wait_s(bucket, time.monotonic())
         if wait_s <= 0.0:
             return False
-        body_bytes = int(groups[known.length]) if known.length != NO_GROUP else 0
         metrics, word = services.metrics, RATE_LIMIT_EXCEEDED.word
         metrics.words[services.auth_success] += 1
         metrics.words[metrics.counter("rate_limited_total", terms.key.name, word)] += 1
@@ -281,12 +286,7 @@ class Lane:
         services.metrics.words[services.in_flight] -= 1
         request_id = services.new_request_id()
         lines = b"x-aigw-request-id: %b\r\n%b" % (request_id, self._own_lines())
-        out = known.format % (*groups, lines)
-        if body_bytes < JOIN_BYTES:
-            out += data[end:]
-        else:
-            out = b"".join((out, memoryview(data)[end:]))
-        client.transport.write(out)
+        client.transport.write(joined(known.format % (*groups, lines), data, end))
         connection.limit_keep_alive(known.keep_alive_s)
         member.give_idle(connection, first_byte_s)
         outcome = self._outcome_of(self.terms, member, known, asked)

@@ -1,10 +1,9 @@
 """What is counted and logged of requests on the express lane: `accounting`, many at a time.
 
 A request that ends leaves an entry, and all entries of one turn of the loop are settled together at
-its end, after the bytes of that turn were handed to the kernel.  So observing one request never
-delays another, and what it touches (counters, bounds, log) is touched once a turn: with 16 requests
-a turn this takes two thirds of what it takes one by one.  A worker that is killed loses no more
-than one turn, which is to say requests that were in flight.
+its end, after the bytes of that turn were handed to the kernel.  So observing one request does not
+delay the others, and a counter in shared memory is written once for many.  A worker that is killed
+loses no more than one turn, which is to say requests that were in flight.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from aigw.upstreams.member import Member
 
 AT_ONCE = 64
-"""Entries that are settled even if the turn has not ended: a bound on the pause, 0.3 ms."""
+"""So many entries are settled even if the turn has not ended: a bound on the pause."""
 
 
 class Outcome:
@@ -57,11 +56,12 @@ class Outcome:
     ):
         self.terms, self.member, self.ending = terms, member, ending
         self.user, self.app = user, app
-        error = ending if isinstance(ending, Code) else None
-        head = None if isinstance(ending, Code) else ending.head
-        status = ending.status if isinstance(ending, Code) else ending.head.status
-        self.is_stream = head is not None and head.is_stream
-        self.plain = 0 if error is not None else 1
+        error: str | None
+        if isinstance(ending, Code):
+            status, error, self.is_stream, self.plain = ending.status, ending.word, False, 0
+        else:
+            head = ending.head
+            status, error, self.is_stream, self.plain = head.status, None, head.is_stream, 1
         known, client_ip = lane.known, lane.client_ip
         self.known = known
         key = None if terms is None else terms.key
@@ -77,7 +77,7 @@ class Outcome:
                 known.facts.method_text,
                 known.facts.path_text,
                 status,
-                None if error is None else error.word,
+                error,
                 known.route.name,
                 upstream,
                 None if member is None else member.label,
@@ -86,9 +86,9 @@ class Outcome:
         )
 
 
-# Its outcome and id, when it began, when the first byte came from upstream (negative: none came)
-# and when all was written (monotonic seconds), the seconds in the gateway until then, bytes in and
-# out.
+# Its outcome and id, when it began, when the first byte came from upstream (of no meaning for a
+# refusal) and when all was written (monotonic seconds), the seconds in the gateway until then,
+# bytes in and out.
 Ended = tuple[Outcome, bytes, float, float, float, float, int, int]
 
 

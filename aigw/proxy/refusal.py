@@ -119,7 +119,7 @@ def _format_of(refusal: Refusal, body_is_open: bool) -> tuple[bytes, int]:
 
 
 class ReadyRefusal:
-    """A refusal that is the same each time but for its id and date: 1 µs instead of 12."""
+    """A refusal that is the same each time but for its id and date."""
 
     __slots__ = ("_format", "body_bytes", "code")
 
