@@ -225,6 +225,22 @@ def test_a_lane_keeps_nothing_of_a_request_that_is_over(monkeypatch: pytest.Monk
     converse(conversation())
 
 
+def test_a_shape_is_used_on_the_lane_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the shape that is used most would be the first to be forgotten."""
+
+    async def conversation() -> None:
+        async with known(monkeypatch) as (gateway, _, client):
+            (connection,) = gateway.services.connections
+            assert connection._lane is not None
+            before = connection._lane.known.hits
+            for _ in range(5):
+                await client.send(HEAD + BODY)
+                assert (await client.answer()).body == b"done"
+            assert connection._lane.known.hits == before + 5
+
+    converse(conversation())
+
+
 def test_a_held_requests_time_begins_with_its_head(monkeypatch: pytest.MonkeyPatch) -> None:
     async def conversation() -> None:
         async with known(monkeypatch) as (gateway, reads, client):

@@ -10,6 +10,8 @@ from typing import cast
 import pytest
 from conversation import Gateway, Peer, Upstream, converse, ok, toml
 
+from aigw.upstreams.connection import UpstreamConnection
+
 GET = b"GET /v1/models HTTP/1.1\r\nHost: gw\r\nX-API-Key: user1\r\n\r\n"
 LARGE = GET.replace(b"\r\n\r\n", b"\r\nX-Large: 1\r\n\r\n")
 
@@ -137,16 +139,26 @@ def test_a_connection_with_unsent_bytes_of_its_request_serves_nobody_else(
             await peer.send(b"HTTP/1.1 413 No\r\nContent-Length: 2\r\n\r\nno")
             await asyncio.sleep(1)
 
-        async with Upstream(script) as upstream, Gateway(toml(upstream)) as gateway:
-            client = await gateway.client()
-            body = b"z" * 8_000_000  # more than two sockets hold
-            head = GET.replace(b"GET", b"PUT").replace(
-                b"\r\n\r\n", b"\r\nContent-Length: %d\r\n\r\n" % len(body)
-            )
-            client.writer.write(head + body)
-            assert (await client.answer()).status == 413
-            assert gateway.services.groups()[0].members[0].idle == []
+        async with Upstream(script) as upstream:
+            for listener in upstream._server.sockets:  # what it accepts has the same buffer
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            async with Gateway(toml(upstream)) as gateway:
+                client = await gateway.client()
+                await client.send(
+                    b"POST /v1/c HTTP/1.1\r\nHost: gw\r\nX-API-Key: user1\r\n"
+                    b"Content-Length: 60000\r\n\r\n" + b"z" * 60_000
+                )
+                assert (await client.answer()).status == 413
+                assert gateway.services.groups()[0].members[0].idle == []
 
+    made = UpstreamConnection.connection_made
+
+    def with_small_buffer(self: UpstreamConnection, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+
+    monkeypatch.setattr(UpstreamConnection, "connection_made", with_small_buffer)
     converse(conversation())
 
 
