@@ -119,30 +119,29 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(ROOT)} | dict(more or {})
 
 
-class GatewayProcess:
-    """`aigw run` with a folder of its own, and what its processes have written."""
+class ServerProcess:
+    """A server and its children, with a folder of its own, and what they have written."""
 
-    def __init__(
-        self,
-        text: str | None,
-        *arguments: str,
-        environ: Mapping[str, str] | None = None,
-        wait: bool = True,
-        launcher: Sequence[str] = (),
-        pass_fds: Sequence[int] = (),
-    ) -> None:
+    def __init__(self, file: str, text: str | None) -> None:
         # Short, since the path of a Unix socket may have 107 bytes.
         self._folder = tempfile.TemporaryDirectory(prefix="aigw-")
         self.folder = Path(self._folder.name)
-        self.file = self.folder / "gateway.toml"
+        self.file = self.folder / file
         if text is not None:
             self.write(text)
-        command = [*launcher, sys.executable, "-m", "aigw", "run", *arguments]
-        self._wait = wait
+        self._clients: list[Peer] = []
+
+    def start(
+        self,
+        command: Sequence[str],
+        environ: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        """In a session of its own, its output in the files `out` and `err`."""
         self._alive, held = os.pipe()
         with (self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                command + ([] if text is None else ["-c", str(self.file)]),
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -153,12 +152,14 @@ class GatewayProcess:
             )
         os.close(held)
         os.set_blocking(self._alive, False)
-        self._clients: list[Peer] = []
+
+    async def is_ready(self) -> None:
+        """Wait until it serves."""
+        raise NotImplementedError
 
     async def __aenter__(self) -> Self:
         try:
-            if self._wait:
-                await self.expect(r"INFO .* ready\n")
+            await self.is_ready()
         except BaseException:
             self._clean_up()
             raise
@@ -223,23 +224,12 @@ class GatewayProcess:
         except BlockingIOError:
             return True
 
-    def workers(self) -> list[int]:
-        """The pids of the workers that were started last, by slot."""
-        last: dict[int, int] = {}
-        for slot, pid in re.findall(r"worker (\d+) started \(pid (\d+)", self.log):
-            last[int(slot)] = int(pid)
-        return [last[slot] for slot in sorted(last)]
-
-    def controller(self) -> int:
-        return int(re.findall(r"controller started \(pid (\d+)\)", self.log)[-1])
-
     # ---- clients
 
     @property
     def addresses(self) -> list[str]:
-        """Where it listens for data, as it says itself."""
-        (listed,) = re.findall(r"listening on (.*), admin on ", self.log)
-        return str(listed).split(", ")
+        """Where it listens for data."""
+        raise NotImplementedError
 
     @property
     def address(self) -> tuple[str, int]:
@@ -275,6 +265,46 @@ class GatewayProcess:
             await client.send(request("/health"))
             found.setdefault(worker_of(await client.answer()), client)
         return list(found.values())
+
+
+class GatewayProcess(ServerProcess):
+    """`aigw run`."""
+
+    def __init__(
+        self,
+        text: str | None,
+        *arguments: str,
+        environ: Mapping[str, str] | None = None,
+        wait: bool = True,
+        launcher: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
+    ) -> None:
+        super().__init__("gateway.toml", text)
+        self._wait = wait
+        command = [*launcher, sys.executable, "-m", "aigw", "run", *arguments]
+        if text is not None:
+            command += ["-c", str(self.file)]
+        self.start(command, environ, pass_fds)
+
+    async def is_ready(self) -> None:
+        if self._wait:
+            await self.expect(r"INFO .* ready\n")
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where it listens for data, as it says itself."""
+        (listed,) = re.findall(r"listening on (.*), admin on ", self.log)
+        return str(listed).split(", ")
+
+    def workers(self) -> list[int]:
+        """The pids of the workers that were started last, by slot."""
+        last: dict[int, int] = {}
+        for slot, pid in re.findall(r"worker (\d+) started \(pid (\d+)", self.log):
+            last[int(slot)] = int(pid)
+        return [last[slot] for slot in sorted(last)]
+
+    def controller(self) -> int:
+        return int(re.findall(r"controller started \(pid (\d+)\)", self.log)[-1])
 
     # ---- the admin listener
 
@@ -342,15 +372,16 @@ def free_port() -> int:
 class Load:
     """Clients in a closed loop: each asks again as soon as it has its answer.
 
-    `lost` tells of each request that was not answered completely; `refused` counts the connections
-    that were not taken, which is not a loss.
+    `lost` tells of each request that was not answered completely, `cut` counts those of them whose
+    answer had begun; `refused` counts the connections that were not taken, which is not a loss.
     """
 
-    def __init__(self, gateway: GatewayProcess, data: bytes | None = None) -> None:
+    def __init__(self, gateway: ServerProcess, data: bytes | None = None) -> None:
         self._gateway = gateway
         self.data = request() if data is None else data
         self.statuses: Counter[int] = Counter()
         self.lost: list[str] = []
+        self.cut = 0
         self.refused = 0
         self.workers: set[str] = set()
         self._ending = False
@@ -401,17 +432,30 @@ class Load:
         asked = 0
         while not self._ending:
             try:
-                await peer.send(self.data)
+                await peer.send(self.next_request())
                 answer = await peer.answer()
             except OSError as fault:
-                self.lost.append(f"request {asked}: {fault!r}")
+                self.fell(peer, f"request {asked}: {fault!r}")
                 return
             if not answer.whole:
                 how = "reset" if answer.reset else "ended"
-                self.lost.append(f"request {asked}: {how} after {answer.status} {answer.body!r}")
+                self.cut += answer.status > 0
+                self.fell(peer, f"request {asked}: {how} after {answer.status} {answer.body!r}")
                 return
             asked += 1
-            self.statuses[answer.status] += 1
-            self.workers.add(worker_of(answer))
+            self.heard(peer, answer)
             if "connection" in answer and answer["connection"].lower() == "close":
                 return
+
+    def next_request(self) -> bytes:
+        """What the next of them asks."""
+        return self.data
+
+    def heard(self, peer: Peer, answer: Answer) -> None:
+        """A whole answer has come."""
+        self.statuses[answer.status] += 1
+        self.workers.add(worker_of(answer))
+
+    def fell(self, peer: Peer, how: str) -> None:
+        """No whole answer comes."""
+        self.lost.append(how)
