@@ -163,6 +163,8 @@ REFUSED = [
     b"0\r\nbad trailer\r\n\r\n",
     b"0\r\n folded: x\r\n\r\n",
     b"0\r\na: \0\r\n\r\n",
+    b"0\r\nContent-Length: 5\r\n\r\n",
+    b"0\r\na: b\r\ntransfer-encoding:\r\n\r\n",
     b"0\r\n" + b"a: b\r\n" * 5000,
     b"0\r\n\n",
 ]

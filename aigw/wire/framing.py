@@ -25,6 +25,8 @@ SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)
 SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)\r?")
 TRAILER_LINE = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")
 TRAILER_LINE_START = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+(:[\t\x20-\x7e\x80-\xff]*)?)?\r?")
+# Whoever merges trailers into the head would find another framing there (RFC 9110, 6.5.1).
+FRAMING_TRAILER = re.compile(rb"(?:content-length|transfer-encoding):", re.IGNORECASE)
 
 # Nobody sends long extensions; Go allows 4 KiB a line, nginx none that matter.
 MAX_LINE_BYTES = 4096
@@ -238,6 +240,8 @@ class ChunkReader:
             self._trailer_bytes += line.end() - at
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise FramingError("the trailers are too long")
+            if FRAMING_TRAILER.match(data, at):
+                raise FramingError("a trailer says how the message is framed")
             at = line.end()
             if line.group(1) is None:
                 self.done = True
