@@ -137,7 +137,7 @@ class Worker:
         if word == "drain":
             self.stop.set()
         elif word == "leave":
-            self.services.retired = True
+            self.services.retire()
             self.stop.set()
         elif word == "reopen":
             self.log.reopen()

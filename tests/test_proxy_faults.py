@@ -516,7 +516,7 @@ def test_too_many_connections() -> None:
 def test_a_retired_worker_admits_nothing() -> None:
     async def conversation() -> None:
         async with Upstream(answering(ok())) as upstream, Gateway(toml(upstream)) as gateway:
-            gateway.services.retired = True
+            gateway.services.retire()
             answer = await gateway.ask(POST)
             assert (answer.status, answer.code) == (503, "shutting_down")
             assert answer["connection"] == "close"

@@ -132,10 +132,7 @@ def too_large(limit_bytes: int) -> Refusal:
 
 
 def finds_us_open(exchange: Exchange) -> Ending:
-    services = exchange.services
-    if services.retired:
-        return Refusal(Code.SHUTTING_DOWN, "This process is shutting down; try again.", 1.0)
-    return None
+    return exchange.services.refusing
 
 
 QUESTIONS: tuple[Callable[[Exchange], Ending], ...] = (

@@ -134,7 +134,7 @@ class Lane:
         """
         now_s = time.monotonic()
         services, known = self.services, self.known
-        if services.newest_version[0] != self.version or services.retired:
+        if services.newest_version[0] != self.version or services.refusing:
             return False
         reading = known.read(data)
         if reading is None:

@@ -9,11 +9,13 @@ import time
 from email.utils import formatdate
 from typing import TYPE_CHECKING
 
+from aigw.errors import Code
 from aigw.memory.policy_area import ACKNOWLEDGE_S
 from aigw.policy import load_policy
 from aigw.policy.client_address import TrustedProxies
 from aigw.proxy.known import KnownRequests
 from aigw.proxy.ledger import Ledger
+from aigw.proxy.refusal import Refusal
 from aigw.upstreams.group import Group
 
 if TYPE_CHECKING:
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from aigw.proxy.client import ClientConnection
 
 
+logger = logging.getLogger("aigw")
+
+RETIRED = Refusal(Code.SHUTTING_DOWN, "This process is shutting down; try again.", 1.0)
+OVERLOADED = Refusal(Code.OVERLOADED, "The gateway is overloaded; try again.", 1.0)
 HEXADECIMAL = [b"%02x" % number for number in range(256)]
 
 
@@ -51,7 +57,9 @@ class Services:
         self.connection_limit = 0
         self.newest_version = memory.policy.version_word
         self.draining = False  # answer what comes, and close
-        self.retired = False  # admit nothing new
+        self.retired = False  # admit nothing new, ever
+        # What new requests get while none is admitted: the one thing to ask before each.
+        self.refusing: Refusal | None = None
         self.policy_version = 0
         self.in_flight = metrics.gauge("requests_in_flight")
         self.accepted = metrics.counter("accepted_total")
@@ -73,7 +81,7 @@ class Services:
         """Swap the policy; upstreams that it leaves as they were keep their connections."""
         self.policy = policy
         self.policy_version = version
-        logging.getLogger("aigw").setLevel(policy.log_level.upper())
+        logger.setLevel(policy.log_level.upper())
         self.known = KnownRequests()  # what was settled under the old policy is forgotten
         for client in self.connections:
             client.forget_shape()
@@ -106,10 +114,24 @@ class Services:
         if self.newest_version[0] == self.policy_version:
             return
         if time.monotonic_ns() - area.published_at_ns > ACKNOWLEDGE_S * 1e9:
-            self.retired = True
+            self.retire()
             return
         version, blob = area.read()
         self.use_policy(version, load_policy(blob))
+
+    def retire(self) -> None:
+        """Admit nothing any more."""
+        self.retired = True
+        self.refusing = RETIRED
+
+    def set_overloaded(self, is_overloaded: bool) -> None:
+        """Admit nothing while it lasts, so that what has been admitted is served in time."""
+        if is_overloaded:
+            logger.warning("overloaded: the event loop is late; new requests are answered 503")
+        else:
+            logger.warning("no longer overloaded")
+        if not self.retired:
+            self.refusing = OVERLOADED if is_overloaded else None
 
     def groups(self) -> list[Group]:
         return list(self._groups.values())
