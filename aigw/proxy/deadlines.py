@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from aigw.errors import Code
 from aigw.proxy import accounting
+from aigw.proxy.lag import Lag
 from aigw.proxy.phase import Phase
 from aigw.proxy.refusal import Refusal
 
@@ -84,11 +85,13 @@ def _look_at_upload(exchange: Exchange, now_s: float) -> None:
 
 
 class Sweeper:
-    """Ticks the clock, looks at what may be late, and runs `chores` at every sweep."""
+    """Ticks the clock, looks at what may be late (the loop itself, too), and runs `chores`, all at
+    every sweep."""
 
     def __init__(self, services: Services, chores: Callable[[float], None]):
         self._services = services
         self._chores = chores
+        self._lag = Lag(SWEEP_S)
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -103,6 +106,8 @@ class Sweeper:
         services = self._services
         now_s = time.monotonic()
         services.tick(now_s)
+        if self._lag.swept(now_s):
+            services.set_overloaded(self._lag.is_overloaded)
         late = [client for client in services.connections if client.deadline_s <= now_s]
         for client in late:
             try:

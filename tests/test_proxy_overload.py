@@ -1,0 +1,169 @@
+"""More than can be served: who is let in is served in time, everybody else is told so at once."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from conversation import Answer, Gateway, Peer, Upstream, converse, ok, toml
+
+from aigw.proxy.lag import Lag
+
+pytestmark = pytest.mark.usefixtures("both_ways")
+
+KEY = b"X-API-Key: user1\r\n"
+GET = b"GET /v1/models HTTP/1.1\r\nHost: gw\r\n" + KEY + b"\r\n"
+STREAM = GET.replace(b"models", b"stream")
+HEALTH = b"GET /health HTTP/1.1\r\nHost: gw\r\n\r\n"
+
+
+async def asked(client: Peer, request: bytes = GET) -> Answer:
+    await client.send(request)
+    return await client.answer()
+
+
+def is_refused(answer: Answer) -> bool:
+    assert (answer.status, answer.code) == (503, "overloaded")
+    assert (answer["retry-after"], answer["retry-after-ms"]) == ("1", "1000")
+    assert "connection" not in answer
+    return True
+
+
+class Late:
+    """The sweeper's time as `Lag` sees it; while `on`, a second more passes before each sweep."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.on, self._ahead_s, self._swept = False, 0.0, Lag.swept
+        monkeypatch.setattr("aigw.proxy.deadlines.SWEEP_S", 0.02)
+        monkeypatch.setattr(Lag, "swept", lambda lag, now_s: self._swept(lag, self._time(now_s)))
+
+    def _time(self, now_s: float) -> float:
+        self._ahead_s += 1.0 if self.on else 0.0
+        return now_s + self._ahead_s
+
+
+def test_while_the_loop_is_late_nothing_new_is_admitted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    late, go_on = Late(monkeypatch), asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        while True:
+            head, _ = await peer.request()
+            if b"/stream" in head:
+                await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
+                await go_on.wait()
+                await peer.send(b"cd")
+            else:
+                await peer.send(ok())
+
+    async def conversation() -> None:
+        async with Upstream(script) as upstream, Gateway(toml(upstream)) as gateway:
+            client, listener = await gateway.client(), await gateway.client()
+            await listener.send(STREAM)
+            await listener.until(b"\r\n\r\nab")
+            assert (await asked(client)).status == 200  # a warm connection and a known shape
+            late.on = True
+            while not gateway.services.refusing:
+                await asyncio.sleep(0.005)
+            seen = b"".join(peer.received for peer in upstream.peers)
+            assert is_refused(await asked(client))
+            assert is_refused(await asked(client))
+            assert is_refused(await asked(await gateway.client()))
+            assert (await asked(client, HEALTH)).status == 200
+            go_on.set()
+            assert await listener.exactly(2) == b"cd"
+            assert b"".join(peer.received for peer in upstream.peers) == seen
+            late.on = False
+            while gateway.services.refusing:
+                await asyncio.sleep(0.005)
+            assert (await asked(client)).status == 200
+            assert (await asked(listener)).status == 200
+            await gateway.settled()
+            assert [r["error"] for r in gateway.records].count("overloaded") == 3
+            assert gateway.value("requests_in_flight") == 0
+
+    converse(conversation())
+    said = [line for line in caplog.messages if "overloaded" in line]
+    assert said[:1] == ["overloaded: the event loop is late; new requests are answered 503"]
+    assert said[1::2] == ["no longer overloaded"] * (len(said) // 2)
+    assert len(said) % 2 == 0
+
+
+def test_who_has_retired_does_not_come_back_when_the_lag_ends() -> None:
+    async def conversation() -> None:
+        async with Gateway(toml("http://127.0.0.1:1")) as gateway:
+            services = gateway.services
+            services.set_overloaded(True)
+            services.retire()
+            services.set_overloaded(False)
+            assert (await gateway.ask(GET)).code == "shutting_down"
+            services.set_overloaded(True)
+            assert (await gateway.ask(GET)).code == "shutting_down"
+
+    converse(conversation())
+
+
+TWO = """
+[[keys]]
+name = "user1"
+key = "user1"
+rps = 1000
+max_parallel_requests = 50
+[[upstreams]]
+name = "stalled"
+urls = ["http://127.0.0.1:{}"]
+credentials = []
+pool = {{ max_connections = 3 }}
+[[upstreams]]
+name = "sound"
+urls = ["http://127.0.0.1:{}"]
+credentials = []
+[[routes]]
+path = "/stalled"
+targets = [{{ upstream = "stalled" }}]
+[[routes]]
+path = "/v1"
+targets = [{{ upstream = "sound" }}]
+"""
+STALLED = GET.replace(b"/v1/models", b"/stalled")
+
+
+def test_a_stalled_upstream_fills_its_own_connections_and_harms_nobody_else() -> None:
+    async def stalling(peer: Peer) -> None:
+        await peer.rest()
+
+    async def sound(peer: Peer) -> None:
+        while True:
+            await peer.request()
+            await peer.send(ok())
+
+    async def conversation() -> None:
+        async with (
+            Upstream(stalling) as stalled,
+            Upstream(sound) as other,
+            Gateway(TWO.format(stalled.port, other.port)) as gateway,
+        ):
+            waiting = [await gateway.client() for _ in range(3)]
+            for client in waiting:
+                await client.send(STALLED)
+            while sum(GET[:4] in peer.received for peer in stalled.peers) < 3:
+                await asyncio.sleep(0.005)
+            for _ in range(3):  # they are told at once, and may stay
+                client = await gateway.client()
+                for _ in range(3):
+                    assert is_refused(await asked(client, STALLED))
+                    assert (await asked(client)).status == 200
+            assert sum(GET[:4] in peer.received for peer in stalled.peers) == 3
+            waiting[0].end()  # a place is free
+            while gateway.value("requests_in_flight") > 2:
+                await asyncio.sleep(0.005)
+            await client.send(STALLED)
+            while sum(GET[:4] in peer.received for peer in stalled.peers) < 4:
+                await asyncio.sleep(0.005)
+            for peer in (*waiting[1:], client):
+                peer.end()
+            await gateway.settled()
+            assert [r["error"] for r in gateway.records].count("overloaded") == 9
+
+    converse(conversation())
