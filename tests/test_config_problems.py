@@ -24,6 +24,7 @@ def test_problem_lines() -> None:
     assert str(Problem("f", 3, "a.b", "is wrong")) == "f:3: a.b: is wrong"
     assert str(Problem("f", None, "", "can't be read")) == "f: can't be read"
     assert str(Problem("f", None, "", "a\nb\x1b\u2028…")) == "f: a\\nb\\x1b\\u2028…"
+    assert str(Problem("f", None, "", "\u202eé\u200b\udcff")) == "f: \\u202eé\\u200b\\udcff"
 
 
 def test_the_nearest_line_around_an_option_that_is_not_there() -> None:

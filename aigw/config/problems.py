@@ -21,8 +21,6 @@ from aigw.errors import StartError
 # A terminal page or two; a file with 10,000 broken keys is broken in one way.
 PROBLEMS_SHOWN = 100
 
-# A message may repeat a part of the file, which must break neither the line nor the terminal.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
@@ -41,7 +39,15 @@ class Problem(msgspec.Struct, frozen=True):
     def __str__(self) -> str:
         place = self.file if self.line is None else f"{self.file}:{self.line}"
         line = ": ".join(part for part in (place, self.option, self.message) if part)
-        return _UNPRINTABLE.sub(lambda match: ascii(match[0])[1:-1], line)
+        return _printable(line)
+
+
+def _printable(text: str) -> str:
+    """A message may repeat a part of the file, which must break neither the line nor the terminal,
+    nor be read in another order than it is written in."""
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class ConfigError(StartError):

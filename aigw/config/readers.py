@@ -212,27 +212,29 @@ def secret(check: Callable[[str], str] = values.visible) -> Reader:
     def read(raw: object, at: At) -> Secret:
         plain = _expanded(raw, at, "a string", secret=True)
         if plain.startswith("file:"):
-            plain = _secret_from_file(at.document.folder / plain.removeprefix("file:"))
+            path = at.document.folder / plain.removeprefix("file:")
+            # A variable in its name may hold the secret itself, by mistake.
+            plain = _secret_from_file(path, str(path) if plain == raw else str(raw))
         return Secret(check(plain))
 
     return read
 
 
-def _secret_from_file(path: Path) -> str:
+def _secret_from_file(path: Path, shown: str) -> str:
     try:
         if path.exists() and not path.is_file():
-            raise OptionError(f"{path} is not a regular file")
+            raise OptionError(f"{shown} is not a regular file")
         with path.open("rb") as file:
             content = file.read(MAX_SECRET_BYTES + 1)
         plain = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise OptionError(f"{path} is not UTF-8 text") from None
+        raise OptionError(f"{shown} is not UTF-8 text") from None
     except (OSError, ValueError) as error:
-        raise OptionError(f"can't read {path}: {reason(error)}") from None
+        raise OptionError(f"can't read {shown}: {reason(error)}") from None
     if len(content) > MAX_SECRET_BYTES:
-        raise OptionError(f"{path} is too large for a secret")
+        raise OptionError(f"{shown} is too large for a secret")
     if not plain:
-        raise OptionError(f"{path} is empty")
+        raise OptionError(f"{shown} is empty")
     return plain
 
 
