@@ -2,23 +2,21 @@
 
     python -m tests.fuzz.heads --seconds 60 --seed 1
 
-The same seed makes the same heads.  A difference between the twins (`tests/twins.py`) is printed
-with the head that was learned and the octets that were read, and the exit status is 1.
+A difference between the twins (`tests/twins.py`) is told with the head that was learned and the
+octets that were read.
 `tests/test_wire_template.py` draws from the same sources by hypothesis, which makes small examples
 where this makes many.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
 from aigw.wire.gate import HeadError
 from aigw.wire.template import ANSWER_VOLATILE, REQUEST_VOLATILE
+from tests.fuzz.bulk import Counts, main
 from tests.twins import AnswerTwins, RequestTwins, policies
 
 Twins = RequestTwins | AnswerTwins
@@ -262,66 +260,28 @@ def spans_of(twins: Twins, raw: bytes) -> list[tuple[int, int]]:
 # ---- the bulk ------------------------------------------------------------------------------------
 
 
-@dataclass
-class Counts:
-    """How much was tried."""
-
-    refused: int = 0
-    not_plain: int = 0
-    learned: int = 0
-    read: int = 0
-    recognised: int = 0
-
-
-def try_one(random: Random, counts: Counts) -> None:
+def attempt(random: Random, counts: Counts) -> None:
     """Make one head and, if it can be learned, read many others by its template."""
     make: Maker = random.choice((make_request, make_answer))
     try:
         twins = make(random)
     except HeadError:
-        counts.refused += 1
+        counts["refused"] += 1
         return
     if twins.pattern is None:
-        counts.not_plain += 1
+        counts["not plain"] += 1
         return
-    counts.learned += 1
+    counts["learned"] += 1
     spans = spans_of(twins, twins.raw)
     assert twins.check(twins.raw)
     for _ in range(MUTATIONS_A_HEAD):
         data = mutate(random, twins.raw, spans)
-        counts.read += 1
+        counts["read"] += 1
         try:
-            counts.recognised += twins.check(data)
+            counts["recognised"] += twins.check(data)
         except AssertionError as difference:
             raise AssertionError(f"{twins.raw!r}\n  reads {data!r}\n  {difference}") from None
 
 
-def run(seconds: float, seed: int) -> Counts:
-    """Fuzz for so long.  Raises AssertionError at the first difference."""
-    random, counts = Random(seed), Counts()
-    end_s = time.monotonic() + seconds
-    while time.monotonic() < end_s:
-        try_one(random, counts)
-    return counts
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Templates against h11, in bulk.")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    try:
-        counts = run(arguments.seconds, arguments.seed)
-    except AssertionError as difference:
-        print(f"the twins differ: {difference}", file=sys.stderr)
-        return 1
-    print(
-        f"{counts.read} heads read by {counts.learned} templates, {counts.recognised} of them"
-        f" recognised, {counts.read / arguments.seconds:,.0f} heads/s; not learned:"
-        f" {counts.refused} refused, {counts.not_plain} not plain"
-    )
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(attempt, "Templates against h11.", "tests.fuzz.heads"))
