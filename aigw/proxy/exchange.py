@@ -70,7 +70,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("aigw")
 
-MAX_ATTEMPTS = 2
+# So many members may be out of reach; besides, a lost connection is replaced once (`fresh_only`).
+MEMBERS_TRIED = 2
 
 
 class Exchange(ExchangeState):
@@ -252,7 +253,7 @@ class Exchange(ExchangeState):
         accounting.attempt_failed(self, f"connect_{failure.reason}")
         logger.debug("connect to %s failed: %s", member.label, failure.detail)
         self.tried = (*self.tried, member)
-        if self.attempts < MAX_ATTEMPTS and self._another_member(now_s):
+        if len(self.tried) < MEMBERS_TRIED and self._another_member(now_s):
             self._attempt()
             return
         code = Code.UPSTREAM_TIMEOUT if failure.reason == "timeout" else Code.UPSTREAM_ERROR
@@ -295,7 +296,7 @@ class Exchange(ExchangeState):
         connection = self._detach()
         was_idle_end = connection.uses > 1 and not connection.answer_began
         connection.drop()
-        if was_idle_end and self.replay is not None and self.attempts < MAX_ATTEMPTS:
+        if was_idle_end and self.replay is not None and not self.fresh_only:
             accounting.attempt_failed(self, "reused")
             self.fresh_only = True
             self._attempt()
