@@ -181,6 +181,8 @@ class Answered(NamedTuple):
 
     status: int
     version: bytes
+    reason: bytes
+    fields: list[Field]
     known: dict[bytes, bytes]
 
 
@@ -208,11 +210,20 @@ def _answer_length(answered: Answered) -> None:
         raise HeadError("the answer's Content-Length is out of range")
 
 
+def _answer_octets(answered: Answered) -> None:
+    """RFC 9110, 5.5.  h11 refuses NUL, CR and LF; of the others it lets through what cookies were
+    once seen with.  A client may stop at any of them, and a terminal obeys some."""
+    text = b"".join([answered.reason, *[value for _, _, value in answered.fields]])
+    if len(text.translate(None, CONTROL_OCTETS)) != len(text):
+        raise HeadError("a control character stands in the answer's head")
+
+
 ANSWER_RULES: dict[str, Callable[[Answered], None]] = {
     "version": _answer_version,
     "status": _answer_status,
     "framing": _answer_framing,
     "length": _answer_length,
+    "octets": _answer_octets,
 }
 
 

@@ -180,15 +180,16 @@ def read_request(head: bytes) -> RequestHead:
 # would refuse the interim answer.
 ANY_REQUEST = h11.Request(method=b"GET", target=b"/", headers=[(b"Host", b"upstream")])
 STATUS_AT = len(b"HTTP/1.1 ")
+ANSWER_START = b"HTTP/"
 MAYBE_INTERIM = (b"", b"1")
 
 
 def _answer_head(event: h11.Response | h11.InformationalResponse) -> AnswerHead:
     """Raises `HeadError` where the gate refuses it."""
     fields, known = _fields_of(event.headers)
-    check_answer(Answered(event.status_code, event.http_version, known))
-    is_http_1_0 = event.http_version == b"1.0"
-    return AnswerHead(event.status_code, event.reason, is_http_1_0, fields, known)
+    status, version, reason = event.status_code, event.http_version, event.reason
+    check_answer(Answered(status, version, reason, fields, known))
+    return AnswerHead(status, reason, version == b"1.0", fields, known)
 
 
 class AnswerReader:
@@ -199,12 +200,13 @@ class AnswerReader:
     head together never exceed `max_bytes`.
     """
 
-    __slots__ = ("_connection", "_max_bytes", "_seen_bytes", "interim", "rest")
+    __slots__ = ("_connection", "_max_bytes", "_seen_bytes", "_start", "interim", "rest")
 
     def __init__(self, max_bytes: int):
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_bytes)
         self._max_bytes = max_bytes
         self._seen_bytes = 0
+        self._start = b""
         self.interim: list[AnswerHead] = []
         self.rest = b""
 
@@ -212,6 +214,8 @@ class AnswerReader:
         """Raises `HeadError` where the answer must not be passed on."""
         if not self._seen_bytes and data[STATUS_AT : STATUS_AT + 1] in MAYBE_INTERIM:
             self._connection.send(ANY_REQUEST)
+        if len(self._start) < len(ANSWER_START):
+            self._check_start(data)
         self._connection.receive_data(data)
         self._seen_bytes += len(data)
         while True:
@@ -228,6 +232,13 @@ class AnswerReader:
             head = _answer_head(event)
             self._take_rest(data)
             return head
+
+    def _check_start(self, data: bytes) -> None:
+        """Whoever does not begin like an answer is not waited for, as h11 would wait: what speaks
+        another protocol may never send an empty line."""
+        self._start += data[: len(ANSWER_START) - len(self._start)]
+        if not ANSWER_START.startswith(self._start):
+            raise HeadError("it does not begin like an answer")
 
     def _next_event(self) -> object:
         try:
