@@ -70,8 +70,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("aigw")
 
-# So many members may be out of reach; besides, a lost connection is replaced once (`fresh_only`).
-MEMBERS_TRIED = 2
+MEMBERS_TRIED = 2  # as long as they are out of reach; besides, a lost connection is replaced once
 
 
 class Exchange(ExchangeState):
