@@ -55,14 +55,16 @@ from aigw.processes import (
 )
 from aigw.sharing import Inboxes
 from aigw.sockets import (
+    LEAST_ROOM,
     Room,
     address_of,
     bind_admin,
     bind_listeners,
     close_listeners,
-    connection_limit,
     drop_new_connections,
     open_file_limit,
+    own_files,
+    places,
     spread,
     take_inherited,
 )
@@ -87,8 +89,6 @@ CONTROLLER_END_S = 5.0
 LOOK_SOON_S, LOOK_S = 0.02, 0.5
 # More than this late, the machine or all of aigw stood still: then no heartbeat says anything.
 STANDSTILL_S = 2.0
-# Own descriptors of the start: standard streams, pipes, admin, epoll, logs, modules being loaded.
-START_FILES = 64
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SIGNALS = (*STOP_SIGNALS, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD)
@@ -108,8 +108,9 @@ def run_master(
     """
     _log_to_stderr(settings.log.level)
     slots = worker_count(settings.listen.workers)
-    files = open_file_limit(START_FILES + slots * (3 + 2 * len(settings.listen.address)))
-    connections = connection_limit(settings.limits.connections, files)
+    own = own_files(slots, len(settings.listen.address))
+    files = open_file_limit(own + LEAST_ROOM)
+    connections = min(settings.limits.connections, places(files, own).connections)
     check_destination(settings.log.access)
     common = _open(settings, reload, slots)
     try:

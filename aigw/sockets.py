@@ -52,8 +52,14 @@ QUIET_LOOK_S = 0.005
 # Where no limit of open files is set: 20,000 clients of a worker and as many upstream need 40,000.
 OPEN_FILES_MOST = 1 << 20
 
-# Files of a worker beside its connections: listeners, pipes, logs, the loop's own.
-OPEN_FILES_RESERVED = 128
+# Files of any of our processes beside sockets: standard streams, pipes, logs, the loop's own (17 in
+# a worker, 2026-11-24), and what is open for a moment, such as names being looked up.
+OWN_FILES = 20
+# With less room than this for connections there is no point in starting.
+LEAST_ROOM = 8
+# Who is told that there is no room has a file as well, until he is gone: of these at most so many
+# at a time, and no more than this part of the room; the others are cut.
+MAX_REFUSED_AT_ONCE, REFUSED_PART = 256, 8
 
 # The first descriptor that systemd passes (sd_listen_fds(3)).
 LISTEN_FDS_START = 3
@@ -530,7 +536,21 @@ def open_file_limit(needed: int) -> int:
     return limit
 
 
-def connection_limit(wanted: int, open_files: int) -> int:
-    """How many client connections a worker may hold: `wanted`, or what the open files allow
-    (each client may need one more connection, to an upstream)."""
-    return max(1, min(wanted, (open_files - OPEN_FILES_RESERVED) // 2))
+def own_files(slots: int, addresses: int) -> int:
+    """How many files the master has, and a worker beside its connections: of each slot an inbox
+    with two ends, a pipe and the listeners; and the listeners that a worker serves once more."""
+    return OWN_FILES + slots * (3 + addresses) + addresses
+
+
+class Places(NamedTuple):
+    """For how many client connections a worker has room, and how many more it may be refusing."""
+
+    connections: int
+    refused: int
+
+
+def places(open_files: int, own: int) -> Places:
+    """What the open files allow; each client may need one more connection, to an upstream."""
+    left = open_files - own
+    refused = max(1, min(MAX_REFUSED_AT_ONCE, left // REFUSED_PART))
+    return Places(max(1, (left - refused) // 2), refused)

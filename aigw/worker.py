@@ -30,7 +30,7 @@ from aigw.proxy.deadlines import Sweeper
 from aigw.proxy.refusal import Refusal
 from aigw.proxy.services import Services
 from aigw.sharing import Inboxes, Sharing
-from aigw.sockets import Accepting, connection_limit
+from aigw.sockets import Accepting, Places, own_files, places
 
 if TYPE_CHECKING:
     from aigw.memory import Memory
@@ -94,10 +94,9 @@ class Worker:
         self.services = services = Services(
             self.memory, self.child.index, limits, self.metrics, self.log
         )
+        services.places = self._places()
         services.use_policy(version, policy)
         self.row.acked_version = version
-        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        services.connection_limit = connection_limit(policy.connections, soft_limit)
         slot = self.child.socket_index
         sharing = Sharing(self.child.inboxes, slot, lambda: len(services.connections))
         self.accepting = Accepting(
@@ -116,6 +115,12 @@ class Worker:
         self.row.state = WorkerState.SERVING
         await self.stop.wait()
         await self._drain()
+
+    def _places(self) -> Places:
+        """How many connections the open files allow."""
+        listeners = self.child.listeners
+        soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return places(soft_limit, own_files(len(listeners), len(listeners[0])))
 
     # ---- the master's pipe ---------------------------------------------------------------------
 

@@ -334,7 +334,6 @@ class Gateway:
         log.append = self._append  # type: ignore[method-assign]
         self.services = Services(self.memory, 0, self.limits, self.metrics, log)
         self.services.use_policy(version, policy)
-        self.services.connection_limit = policy.connections
         self.sweeper = Sweeper(self.services, lambda now_s: None)
         self.sweeper.start()
         loop = asyncio.get_running_loop()

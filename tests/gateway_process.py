@@ -339,6 +339,22 @@ class GatewayProcess(ServerProcess):
         return told
 
 
+def refusal(text: str, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
+    """The one line of an `aigw run` that must not start, and leaves no process behind."""
+
+    async def scene() -> str:
+        async with GatewayProcess(text, *arguments, wait=False, launcher=launcher) as gateway:
+            assert await gateway.ends() == 1, gateway.log
+            assert (gateway.folder / "out").read_bytes() == b""
+            return gateway.log.replace(str(gateway.folder), "FOLDER")
+
+    said = play(scene())
+    assert said.startswith("aigw: "), said
+    assert said.count("\n") == 1, said
+    assert "Traceback" not in said
+    return said
+
+
 async def command(
     *arguments: str, cwd: Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:

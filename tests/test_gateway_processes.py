@@ -30,6 +30,7 @@ from tests.gateway_process import (
     environment,
     free_port,
     play,
+    refusal,
     request,
     stream,
     worker_of,
@@ -312,22 +313,6 @@ def test_stop_ends_as_sigterm_does() -> None:
 # ---------------------------------------------------------------- what keeps it from starting
 
 
-def refusal(text: str, *arguments: str, launcher: tuple[str, ...] = ()) -> str:
-    """The one line of an `aigw run` that must not start, and leaves no process behind."""
-
-    async def scene() -> str:
-        async with GatewayProcess(text, *arguments, wait=False, launcher=launcher) as gateway:
-            assert await gateway.ends() == 1, gateway.log
-            assert (gateway.folder / "out").read_bytes() == b""
-            return gateway.log.replace(str(gateway.folder), "FOLDER")
-
-    said = play(scene())
-    assert said.startswith("aigw: "), said
-    assert said.count("\n") == 1, said
-    assert "Traceback" not in said
-    return said
-
-
 def listening(text: str, address: str) -> str:
     return text.replace('"127.0.0.1:0"', f'"{address}"')
 
@@ -426,39 +411,6 @@ def test_an_access_log_that_cannot_be_opened() -> None:
     said = refusal(config(NOBODY).replace("FOLDER/access.log", "FOLDER/absent/access.log"))
     assert "log.access" in said
     assert "the folder FOLDER/absent does not exist" in said
-
-
-LIMITED = """
-import os, resource, sys
-resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]),) * 2)
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-
-
-def limited_to(files: int) -> tuple[str, ...]:
-    return (sys.executable, "-c", LIMITED, str(files))
-
-
-@pytest.mark.parametrize("files", [12, 20, 40])
-def test_too_few_open_files_for_the_start(files: int) -> None:
-    said = refusal(config(NOBODY, 4), launcher=limited_to(files))
-    assert re.search(r"only \d+ open files allowed, the start needs \d+ \(ulimit -n\)", said)
-
-
-def test_few_open_files_are_told_and_are_enough_to_serve() -> None:
-    async def scene() -> None:
-        async with (
-            await serve(MockSettings()) as mock,
-            GatewayProcess(config(mock.port, 1), launcher=limited_to(200)) as gateway,
-        ):
-            assert "1 workers, 36 connections each (200 open files)" in gateway.log
-            load = Load(gateway)
-            await load.run(30, least=100)
-            await load.end()
-            assert load.lost == []
-            assert set(load.statuses) == {200}
-
-    play(scene())
 
 
 # The interpreter may lie where nobody may not read, so all is imported before.

@@ -14,6 +14,7 @@ from conversation import Answer, Gateway, Peer, Upstream, answering, converse, o
 
 from aigw.proxy.client import ClientConnection
 from aigw.proxy.exchange import ends_with_done
+from aigw.sockets import Places
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import Connector
 
@@ -184,16 +185,13 @@ def test_an_upload_waits_for_an_upstream_that_its_first_write_has_filled(
 
 
 @pytest.mark.usefixtures("hasty")
-def test_strangers_beyond_the_limit_are_told_so_and_starve_nobody(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("aigw.proxy.client.MAX_REFUSED_AT_ONCE", 3)
-
+def test_strangers_beyond_the_limit_are_told_so_and_starve_nobody() -> None:
     async def conversation() -> None:
         async with (
             Upstream(answering(*[ok()] * 4)) as upstream,
             Gateway(toml(upstream, top="[limits]\nconnections = 5")) as gateway,
         ):
+            gateway.services.places = Places(5, 3)
             friend = await gateway.client()
             assert (await asked(friend)).status == 200
             for _ in range(4):

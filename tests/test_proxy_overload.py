@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from conversation import Answer, Gateway, Peer, Upstream, converse, ok, toml
+from conversation import Answer, Gateway, Peer, Upstream, answering, converse, ok, toml
+from open_files import no_file_left
 
 from aigw.proxy.lag import Lag
+from aigw.upstreams.member import Member
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -165,5 +167,71 @@ def test_a_stalled_upstream_fills_its_own_connections_and_harms_nobody_else() ->
                 peer.end()
             await gateway.settled()
             assert [r["error"] for r in gateway.records].count("overloaded") == 9
+
+    converse(conversation())
+
+
+async def without_idle(member: Member, upstream: Upstream) -> None:
+    """Close the idle connections, and their other ends."""
+    member.drop_idle()
+    for peer in upstream.peers:
+        await peer.over.wait()
+        await peer.close()
+    for _ in range(5):  # the loop closes files in a turn of its own
+        await asyncio.sleep(0)
+
+
+def test_the_want_of_a_file_is_not_the_upstreams_fault() -> None:
+    """It is told, harms no member's health, and is over as soon as there are files again."""
+
+    async def conversation() -> None:
+        async with Upstream(answering(ok())) as upstream, Gateway(toml(upstream)) as gateway:
+            (member,) = gateway.services.groups()[0].members
+            await without_idle(member, upstream)
+            client = await gateway.client()
+            with no_file_left():
+                for _ in range(5):
+                    assert is_refused(await asked(client))
+            assert member.failures_in_row == 0
+            assert gateway.value("upstream_failures_total", "up", "connect_no_file") == 0
+            assert gateway.value("upstream_attempts_total", "up", "connect_no_file") == 5
+            assert (await asked(client)).status == 200
+
+    converse(conversation())
+
+
+def test_who_finds_no_file_gives_up_the_idle_connections_to_others() -> None:
+    async def conversation() -> None:
+        async with (
+            Upstream(answering(ok())) as first,
+            Upstream(answering(ok(), ok())) as second,
+            Gateway(TWO.format(first.port, second.port)) as gateway,
+        ):
+            groups = gateway.services.groups()
+            client = await gateway.client()
+            assert (await asked(client)).status == 200
+            assert len(groups[1].members[0].idle) == 1
+            await without_idle(groups[0].members[0], first)
+            with no_file_left():
+                assert is_refused(await asked(client, STALLED))
+            assert groups[1].members[0].idle == []
+            assert (await asked(client, STALLED)).status == 200
+
+    converse(conversation())
+
+
+def test_a_reload_changes_how_many_connections_there_may_be() -> None:
+    async def conversation() -> None:
+        text = "[limits]\nconnections = {}"
+        async with (
+            Upstream(answering(ok(), ok())) as upstream,
+            Gateway(toml(upstream, top=text.format(1))) as gateway,
+        ):
+            friend = await gateway.client()
+            assert (await asked(friend)).status == 200
+            assert (await (await gateway.client()).answer()).code == "overloaded"
+            gateway.publish(toml(upstream, top=text.format(3)))
+            assert (await asked(friend)).status == 200
+            assert (await gateway.ask(HEALTH)).status == 200
 
     converse(conversation())

@@ -32,10 +32,11 @@ from aigw.sockets import (
     bind_admin,
     bind_listeners,
     close_listeners,
-    connection_limit,
     drop_new_connections,
     open_file_limit,
+    own_files,
     parse_address,
+    places,
     take_inherited,
 )
 
@@ -558,6 +559,8 @@ open_file_limit(65)
 
 
 def test_connections_fit_into_the_open_files() -> None:
-    assert connection_limit(20_000, 1 << 20) == 20_000
-    assert connection_limit(20_000, 1024) == 448
-    assert connection_limit(20_000, 64) == 1
+    assert places(1 << 20, own_files(2, 1)) == (524_145, 256)
+    assert places(1024, own_files(2, 1)) == (435, 124)
+    assert places(64, own_files(2, 1)) == (15, 4)
+    assert places(64, own_files(8, 1)) == (5, 1)
+    assert places(16, own_files(2, 1)) == (1, 1)

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from open_files import no_file_left
 
 from aigw.errors import StartError
 from aigw.upstreams import connector as module
@@ -276,6 +277,15 @@ def test_reason_unreachable() -> None:
     async def main() -> None:
         # TCP cannot speak to a multicast address: the kernel refuses without sending anything.
         assert (await failure_of(http(80, "224.0.0.1"))).reason == "unreachable"
+
+    run(main())
+
+
+def test_reason_no_file() -> None:
+    async def main() -> None:
+        async with server(answer) as port:
+            with no_file_left():
+                assert (await failure_of(http(port))).reason == "no_file"
 
     run(main())
 

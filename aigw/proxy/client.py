@@ -38,8 +38,6 @@ if TYPE_CHECKING:
 
 LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
-# Connections beyond `limits.connections` that may be told so at one time; the others are cut.
-MAX_REFUSED_AT_ONCE = 256
 NEVER = float("inf")
 # RFC 9112, 2.2: a server should ignore an empty line before the request line; some old clients
 # send one after a POST.
@@ -117,8 +115,8 @@ class ClientConnection(asyncio.Protocol):
         services.connections.add(self)
         self._await_head(services.policy.keep_alive_s)
         excess = len(services.connections) - services.connection_limit
-        if excess > MAX_REFUSED_AT_ONCE:
-            self.abort()
+        if excess > services.places.refused:
+            self.abort()  # too many are being told already
         elif excess > 0:
             message = "The gateway has no room for more connections."
             self._refuse_head(Refusal(Code.OVERLOADED, message, 1.0))

@@ -247,10 +247,15 @@ class Exchange(ExchangeState):
 
     def _connect_failed(self, member: Member, failure: ConnectFailure) -> None:
         assert self.group is not None
+        logger.debug("connect to %s failed: %s", member.label, failure.detail)
+        if failure.reason == "no_file":  # our own fault, which says nothing of the member
+            accounting.attempt_abandoned(self, "connect_no_file")
+            self.services.drop_idle()  # so that there is one the next time
+            self.fail(Refusal(Code.OVERLOADED, "The gateway may open no more files.", 1.0))
+            return
         now_s = time.monotonic()
         member.connect_failed(now_s)
         accounting.attempt_failed(self, f"connect_{failure.reason}")
-        logger.debug("connect to %s failed: %s", member.label, failure.detail)
         self.tried = (*self.tried, member)
         if len(self.tried) < MEMBERS_TRIED and self._another_member(now_s):
             self._attempt()

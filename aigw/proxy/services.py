@@ -16,6 +16,7 @@ from aigw.policy.client_address import TrustedProxies
 from aigw.proxy.known import KnownRequests
 from aigw.proxy.ledger import Ledger
 from aigw.proxy.refusal import Refusal
+from aigw.sockets import OPEN_FILES_MOST, places
 from aigw.upstreams.group import Group
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Services:
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
         self.tell_siblings: Callable[[], object] = lambda: None  # a connection is gone
-        self.connection_limit = 0
+        self.places = places(OPEN_FILES_MOST, 0)  # a worker says what its files allow
         self.newest_version = memory.policy.version_word
         self.draining = False  # answer what comes, and close
         self.retired = False  # admit nothing new, ever
@@ -74,6 +75,7 @@ class Services:
     # ---- the policy ----
 
     policy: Policy
+    connection_limit: int
     trusted: TrustedProxies
     known: KnownRequests
 
@@ -81,6 +83,7 @@ class Services:
         """Swap the policy; upstreams that it leaves as they were keep their connections."""
         self.policy = policy
         self.policy_version = version
+        self.connection_limit = min(policy.connections, self.places.connections)
         logger.setLevel(policy.log_level.upper())
         self.known = KnownRequests()  # what was settled under the old policy is forgotten
         for client in self.connections:
@@ -135,6 +138,12 @@ class Services:
 
     def groups(self) -> list[Group]:
         return list(self._groups.values())
+
+    def drop_idle(self) -> None:
+        """Give up all idle connections to upstreams."""
+        for group in self.groups():
+            for member in group.members:
+                member.drop_idle()
 
     def group_of(self, route: Route) -> Group:
         return self._groups[self.policy.upstreams[route.upstream].name]

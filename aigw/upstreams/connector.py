@@ -57,7 +57,7 @@ from aigw.errors import StartError
 if TYPE_CHECKING:
     from aigw.policy import UpstreamPolicy
 
-Reason = Literal["refused", "timeout", "dns", "tls", "unreachable"]
+Reason = Literal["refused", "timeout", "dns", "tls", "unreachable", "no_file"]
 Address = tuple[socket.AddressFamily, tuple[str, int]]
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
@@ -73,8 +73,10 @@ REASONS: dict[int | None, Reason] = {
     errno.ECONNREFUSED: "refused",
     errno.ECONNRESET: "refused",
     errno.ETIMEDOUT: "timeout",
+    errno.EMFILE: "no_file",
+    errno.ENFILE: "no_file",
 }
-"""Every other error of connect(2) means unreachable: no route, no address, no descriptor left."""
+"""Every other error of connect(2) means unreachable: no route, no address."""
 
 
 class TLSSettings(msgspec.Struct, frozen=True):
@@ -99,7 +101,8 @@ class Origin(msgspec.Struct, frozen=True):
 class ConnectFailure(Exception):  # noqa: N818  the word of the metric
     """No connection came about: nothing was sent, another member may be tried safely.
 
-    `reason` is a metric's label, `detail` is for the operator's log.
+    `reason` is a metric's label, `detail` is for the operator's log.  For "no_file" the fault is
+    ours: this process may open no more files.
     """
 
     def __init__(self, reason: Reason, detail: str) -> None:

@@ -91,6 +91,9 @@ class Member:
     def retire(self) -> None:
         """The policy no longer knows this member: nothing goes back to the pool."""
         self.retired = True
+        self.drop_idle()
+
+    def drop_idle(self) -> None:
         while self.idle:
             self.idle.pop().drop()
 
