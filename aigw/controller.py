@@ -27,7 +27,7 @@ import uvloop
 from aigw.admin import status
 from aigw.admin.listener import Access, AdminListener, Reloaded
 from aigw.config import ConfigError
-from aigw.errors import StartError
+from aigw.errors import StartError, in_one_line
 from aigw.memory import CounterRegion, WorkerState
 from aigw.memory.policy_area import ACKNOWLEDGE_S
 from aigw.observe.metrics import Regions, WorkerMetrics
@@ -189,8 +189,8 @@ class Controller:
             version = self._memory.policy.publish(blob)
         except (StartError, OSError) as fault:
             problems = _problems(fault)
-        except Exception:
-            log.exception("the reload failed")
+        except Exception as fault:  # noqa: BLE001 - the edge of a task
+            log.error("the reload failed: %s", in_one_line(fault))
             problems = ("internal error; the log says more",)
         else:
             return await self._put_in_force(version, policy)

@@ -1,4 +1,4 @@
-"""What the gateway itself may answer or record: one table, one word everywhere.
+"""What the gateway itself may answer or record: one table, one word everywhere; faults in words.
 
 The same word stands in the error body, in `x-aigw-error`, in the access log and in the metrics.
 How a word is wrapped for a client is the business of `dialects`.
@@ -6,11 +6,32 @@ How a word is wrapped for a client is the business of `dialects`.
 
 from __future__ import annotations
 
+import os
 from enum import Enum
+
+FRAMES_TOLD = 6  # of a fault of our own, the innermost first: one line of a log
 
 
 class StartError(Exception):
     """A fault that keeps aigw from starting: one clear line for the operator, exit status 1."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What was raised, and where, for the log.
+
+    Not the error's own text, which others have written and which may quote what a client has sent
+    or a secret (as UnicodeError, KeyError, and h11's do); only ours is fit to be shown.
+    """
+    what = type(error).__name__
+    if isinstance(error, StartError):
+        what += f": {error}"
+    elif isinstance(error, OSError) and error.errno:
+        what += f": {os.strerror(error.errno)}"
+    places, step = [], error.__traceback__
+    while step is not None:
+        places.append(f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}")
+        step = step.tb_next
+    return " ".join(f"{what} ({' < '.join(places[: -FRAMES_TOLD - 1 : -1])})".split())
 
 
 class Code(Enum):

@@ -40,7 +40,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from aigw.controller import ControllerChild, run_controller
-from aigw.errors import StartError
+from aigw.errors import StartError, in_one_line
 from aigw.host import Notifier, worker_count
 from aigw.memory import Memory, WorkerState
 from aigw.observe.access_log import check_destination
@@ -182,10 +182,18 @@ def _publish_first_policy(settings: Settings, memory: Memory) -> None:
 def _log_to_stderr(level: str) -> None:
     """The operational log, for this process and all that it forks."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s"))
-    log.handlers[:] = [handler]
-    log.propagate = False
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s"))
+    for logger in (log, logging.getLogger("asyncio")):
+        logger.handlers[:] = [handler]
+        logger.propagate = False
     log.setLevel(level.upper())
+
+
+class _Formatter(logging.Formatter):
+    """A traceback, as the event loop logs one, in our words: without the error's own text."""
+
+    def formatException(self, ei: logging._SysExcInfoType) -> str:  # noqa: N802
+        return in_one_line(ei[1]) if ei[1] is not None else ""
 
 
 # ---------------------------------------------------------------- the loop

@@ -16,10 +16,11 @@ import math
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
+
+from aigw.errors import in_one_line
 
 log = logging.getLogger("aigw")
 
@@ -180,13 +181,6 @@ def _live(
             sys.stdout.flush()
         # Not sys.exit(): what the parent has registered for its own end is not ours.
         os._exit(status)
-
-
-def in_one_line(error: BaseException) -> str:
-    """What was raised and where, without the values of any variable."""
-    frames = traceback.extract_tb(error.__traceback__)[-3:]
-    where = " < ".join(f"{frame.filename}:{frame.lineno}" for frame in reversed(frames))
-    return " ".join(f"{type(error).__name__}: {error} ({where})".split())
 
 
 def how_it_ended(status: int) -> str:

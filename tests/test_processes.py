@@ -20,7 +20,6 @@ from aigw.processes import (
     SignalPipe,
     fork,
     how_it_ended,
-    in_one_line,
 )
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
@@ -114,12 +113,11 @@ def test_what_a_child_raises_is_one_line(
 ) -> None:
     def life(commands: int) -> int:
         logging.getLogger("aigw").addHandler(logging.StreamHandler())
-        secret = "sk-not-for-logs"
-        raise ValueError(f"of length {len(secret)}\nor so")
+        raise ValueError("sk-not-for-logs\nor so")
 
     assert end_of(child(signals, life)) == "exit status 1"
     [line] = capfd.readouterr().err.splitlines()
-    assert "ValueError: of length 15 or so" in line
+    assert line.startswith("ValueError (")
     assert "test_processes.py:" in line
     assert "sk-not-for-logs" not in line
 
@@ -129,10 +127,6 @@ def test_even_an_exit_ends_only_the_child(signals: SignalPipe) -> None:
         raise SystemExit(3)
 
     assert end_of(child(signals, life)) == "exit status 1"
-
-
-def test_an_error_in_one_line() -> None:
-    assert in_one_line(OSError(2, "a\nb")) == "FileNotFoundError: [Errno 2] a b ()"
 
 
 def test_restarts_come_ever_later() -> None:

@@ -24,6 +24,8 @@ from typing import NamedTuple, Protocol
 import h11
 import msgspec
 
+from aigw.errors import in_one_line
+
 CONNECTIONS = 64  # at once; scrapers and orchestrators keep a handful
 HEAD_BYTES = 16 * 1024  # of a request; nothing here needs a longer one
 BODY_BYTES = 64 * 1024  # of a request, read and dropped: no endpoint takes one
@@ -250,8 +252,8 @@ class AdminListener:
                 await conversation.run()
         except (OSError, TimeoutError):
             pass  # the other side is gone or does not take its answer
-        except Exception:
-            log.exception("admin listener: a connection failed")
+        except Exception as fault:  # noqa: BLE001 - the edge of a task
+            log.error("admin listener: a connection failed: %s", in_one_line(fault))
         finally:
             writer.transport.abort()
 
@@ -327,8 +329,8 @@ class _Conversation:
             return refused
         try:
             return await ENDPOINTS[question.path][1](self._control)
-        except Exception:
-            log.exception("admin listener: %s failed", question.path)
+        except Exception as fault:  # noqa: BLE001 - the edge of a task
+            log.error("admin listener: %s failed: %s", question.path, in_one_line(fault))
             return error(500, "internal_error", "Internal error; the log says more.")
 
     async def _send(self, answer: Answer) -> None:

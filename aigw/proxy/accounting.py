@@ -9,7 +9,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from aigw.errors import Code
+from aigw.errors import Code, in_one_line
 from aigw.observe.access_line import Subject, subject_text
 from aigw.observe.metrics import attempt_rows
 
@@ -130,8 +130,4 @@ def app_name(app: bytes | None) -> str:
 
 def log_fault(error: Exception) -> None:
     """A fault of our own: one line that says where, and nothing that a client sent."""
-    where = error.__traceback__
-    while where is not None and where.tb_next is not None:
-        where = where.tb_next
-    place = f"{where.tb_frame.f_code.co_filename}:{where.tb_lineno}" if where else "nowhere"
-    logger.error("internal error at %s: %s", place, type(error).__name__)
+    logger.error("internal error: %s", in_one_line(error))

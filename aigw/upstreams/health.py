@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple, cast
 import h11
 
 from aigw.config import status_range
+from aigw.errors import in_one_line
 from aigw.memory.health import HealthTable
 from aigw.policy.compiled import Health, Member, Policy
 from aigw.upstreams.connector import ConnectFailure, Connector, Origin, TLSSettings, tls_of
@@ -186,8 +187,8 @@ async def _fault(check: Check, connector: Connector) -> str | None:
         return f"{failure.reason}: {failure.detail}"
     except OSError as error:
         return str(error)
-    except Exception:
-        log.exception("upstream %s: the health check failed", check.upstream)
+    except Exception as fault:  # noqa: BLE001 - the edge of a task
+        log.error("upstream %s: the health check failed: %s", check.upstream, in_one_line(fault))
         return "internal error"
 
 
@@ -276,7 +277,8 @@ class _Probe(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(str(error) if error else "closed without an answer")
-        self._lost.set_result(None)
+        if not self._lost.done():  # cancelled, if the check was ended while it waited for this
+            self._lost.set_result(None)
 
     def _end(self, why: str) -> None:
         if not self._status.done():
