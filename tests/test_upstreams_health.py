@@ -303,6 +303,25 @@ def test_a_member_that_is_checked_no_more_is_not_out() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("path", ["", "/up"])
+def test_a_check_may_be_ended_at_any_moment(path: str) -> None:
+    faults: list[dict[str, object]] = []
+
+    async def scenario(watched: Watched, upstream: Upstream) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+        health = Health(path=path, expect="<500", interval_s=9.0, timeout_s=9.0, rise=1, fall=1)
+        for turns in range(60):  # of the loop; a whole check has about ten
+            watched.checks.update([check_of(upstream, health)])
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            watched.checks.update([])
+        async with asyncio.timeout(5):  # nor does one go on until it is late
+            await watched.checks.close()
+
+    run(scenario)
+    assert faults == []
+
+
 def test_a_successor_believes_the_bit_in_memory() -> None:
     async def scenario(watched: Watched, upstream: Upstream) -> None:
         upstream.answer = b""  # silence: no check of the successor can end

@@ -198,7 +198,7 @@ async def _touch(connector: Connector) -> None:
     try:
         await connector.connect(lambda: probe)
     finally:
-        await probe.leave()
+        probe.leave()
 
 
 async def _ask(check: Check, connector: Connector) -> str | None:
@@ -209,7 +209,7 @@ async def _ask(check: Check, connector: Connector) -> str | None:
         await connector.connect(lambda: probe)
         status = await probe.status()
     finally:
-        await probe.leave()
+        probe.leave()
     expect = check.health.expect
     return None if status in status_range(expect) else f"status {status}, not {expect}"
 
@@ -235,9 +235,7 @@ class _Probe(asyncio.Protocol):
         self._request = request
         self._connection = connection
         self._transport: asyncio.Transport | None = None
-        loop = asyncio.get_running_loop()
-        self._status: asyncio.Future[int | str] = loop.create_future()
-        self._lost: asyncio.Future[None] = loop.create_future()
+        self._status: asyncio.Future[int | str] = asyncio.get_running_loop().create_future()
 
     async def status(self) -> int:
         """The status of the final answer; raises OSError where none came."""
@@ -246,11 +244,14 @@ class _Probe(asyncio.Protocol):
             raise OSError(answer)
         return answer
 
-    async def leave(self) -> None:
-        """Close and wait until it is closed; what is still to be read is not wanted."""
+    def leave(self) -> None:
+        """Close; what is still to be read is not wanted.
+
+        Nobody waits until it is closed: uvloop tells the end of a connection only if its beginning
+        has not been cancelled, so a check that is late just then would never be made again.
+        """
         if self._transport is not None:
             self._transport.abort()
-            await self._lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
@@ -277,8 +278,6 @@ class _Probe(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end(str(error) if error else "closed without an answer")
-        if not self._lost.done():  # cancelled, if the check was ended while it waited for this
-            self._lost.set_result(None)
 
     def _end(self, why: str) -> None:
         if not self._status.done():
