@@ -63,23 +63,26 @@ EXTENSIONS = st.sampled_from([b"", b";a=b", b'; q="x y"', b" ", b";\t"])
 
 
 @st.composite
-def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes]:
-    """A legal chunked body, and its payload."""
-    payload, wire = b"", b""
+def chunked_bodies(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
+    """A legal chunked body, its payload, and the same body without extensions."""
+    payload, wire, bare = b"", b"", b""
     for chunk in draw(st.lists(st.binary(min_size=1, max_size=40), max_size=8)):
         payload += chunk
         size = draw(st.sampled_from([b"%x", b"%X", b"0%x"])) % len(chunk)
         wire += size + draw(EXTENSIONS) + b"\r\n" + chunk + b"\r\n"
+        bare += size + b"\r\n" + chunk + b"\r\n"
     wire += b"0" + draw(EXTENSIONS) + b"\r\n"
-    wire += draw(st.sampled_from([b"", b"X-Sum: 1\r\n", b"a:\r\nB: c d\r\n"]))
-    return wire + b"\r\n", payload
+    trailers = draw(st.sampled_from([b"", b"X-Sum: 1\r\n", b"a:\r\nB: c d\r\n"]))
+    return wire + trailers + b"\r\n", payload, bare + b"0\r\n" + trailers + b"\r\n"
 
 
 @given(chunked_bodies(), CUTS, st.binary(max_size=20))
-def test_chunks_at_every_cut(body: tuple[bytes, bytes], cuts: list[int], after: bytes) -> None:
-    wire, payload = body
+def test_chunks_at_every_cut(
+    body: tuple[bytes, bytes, bytes], cuts: list[int], after: bytes
+) -> None:
+    wire, payload, bare = body
     raw = ChunkReader(RAW)
-    assert feed_all(raw, wire + after, cuts) == wire
+    assert feed_all(raw, wire + after, cuts) == bare
     assert raw.done
     assert raw.surplus == after
     plain = ChunkReader(UNCHUNKED)
@@ -103,8 +106,8 @@ def test_a_chunk_a_read(chunks: list[bytes]) -> None:
 
 
 @given(chunked_bodies(), CUTS)
-def test_framed_anew_it_is_the_same_body(body: tuple[bytes, bytes], cuts: list[int]) -> None:
-    wire, payload = body
+def test_framed_anew_it_is_the_same_body(body: tuple[bytes, bytes, bytes], cuts: list[int]) -> None:
+    wire, payload, _ = body
     framed = feed_all(ChunkReader(REFRAMED), wire, cuts)
     assert h11_payload(framed) == (payload, True)
 
@@ -115,14 +118,14 @@ MUTATIONS = st.tuples(
 
 
 @given(chunked_bodies(), st.lists(MUTATIONS, max_size=3), CUTS)
-@example((b"5\nhello\r\n0\r\n\r\n", b""), [], [])
-@example((b"5;a\rb\r\nhello\r\n0\r\n\r\n", b""), [], [])
-@example((b"5\r\nhelloX\r\n0\r\n\r\n", b""), [], [])
-@example((b"+5\r\nhello\r\n0\r\n\r\n", b""), [], [])
-@example((b"0x5\r\nhello\r\n0\r\n\r\n", b""), [], [])
-@example((b"5_0\r\n\r\n", b""), [], [])
+@example((b"5\nhello\r\n0\r\n\r\n", b"", b""), [], [])
+@example((b"5;a\rb\r\nhello\r\n0\r\n\r\n", b"", b""), [], [])
+@example((b"5\r\nhelloX\r\n0\r\n\r\n", b"", b""), [], [])
+@example((b"+5\r\nhello\r\n0\r\n\r\n", b"", b""), [], [])
+@example((b"0x5\r\nhello\r\n0\r\n\r\n", b"", b""), [], [])
+@example((b"5_0\r\n\r\n", b"", b""), [], [])
 def test_accepts_nothing_that_h11_refuses(
-    body: tuple[bytes, bytes], mutations: list[tuple[int, bytes]], cuts: list[int]
+    body: tuple[bytes, bytes, bytes], mutations: list[tuple[int, bytes]], cuts: list[int]
 ) -> None:
     wire = body[0]
     for at, octets in mutations:
@@ -146,6 +149,27 @@ def test_accepts_nothing_that_h11_refuses(
         assert verdict[0] == payload
 
 
+@given(chunked_bodies(), st.integers(0, 4000), CUTS)
+def test_the_last_chunk_waits_for_the_end_of_its_trailers(
+    body: tuple[bytes, bytes, bytes], at: int, cuts: list[int]
+) -> None:
+    """Who reads only sizes and payload sees that an answer was cut, wherever it was."""
+    wire, _, bare = body
+    reader = ChunkReader(RAW)
+    passed = feed_all(reader, wire[: at % len(wire)], cuts)
+    assert not reader.done
+    assert bare.startswith(passed)
+    assert len(passed) <= len(bare) - len(b"0\r\n" + trailers_of(bare))
+
+
+def trailers_of(wire: bytes) -> bytes:
+    """What stands behind the last chunk's size line."""
+    at = 0
+    while size := int(wire[at : wire.index(b"\r\n", at)], 16):
+        at = wire.index(b"\r\n", at) + 2 + size + 2
+    return wire[wire.index(b"\r\n", at) + 2 :]
+
+
 REFUSED = [
     b"g\r\n",
     b"-1\r\n",
@@ -164,6 +188,7 @@ REFUSED = [
     b"0\r\n folded: x\r\n\r\n",
     b"0\r\na: \0\r\n\r\n",
     b"0\r\nContent-Length: 5\r\n\r\n",
+    b"0\r\nCONNECTION: close\r\n\r\n",
     b"0\r\na: b\r\ntransfer-encoding:\r\n\r\n",
     b"0\r\n" + b"a: b\r\n" * 5000,
     b"0\r\n\n",

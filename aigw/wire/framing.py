@@ -22,11 +22,12 @@ from typing import NamedTuple, Protocol
 # A size line: hexadecimal digits, an extension without control characters (RFC 9112, 7.1.1).
 # 15 digits stay below 2**60.  Trailing blanks are what some servers pad with.
 SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)\r\n")
+BARE_SIZE_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})\r\n")
 SIZE_LINE_START = re.compile(rb"[0-9A-Fa-f]{1,15}(?:;[\t\x20-\x7e\x80-\xff]*|[ \t]*)\r?")
 TRAILER_LINE = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+:[\t\x20-\x7e\x80-\xff]*)?\r\n")
 TRAILER_LINE_START = re.compile(rb"([-!#$%&'*+.^_`|~0-9a-zA-Z]+(:[\t\x20-\x7e\x80-\xff]*)?)?\r?")
 # Whoever merges trailers into the head would find another framing there (RFC 9110, 6.5.1).
-FRAMING_TRAILER = re.compile(rb"(?:content-length|transfer-encoding):", re.IGNORECASE)
+FRAMING_TRAILER = re.compile(rb"(?:content-length|transfer-encoding|connection):", re.IGNORECASE)
 
 # Nobody sends long extensions; Go allows 4 KiB a line, nginx none that matter.
 MAX_LINE_BYTES = 4096
@@ -112,7 +113,7 @@ class CloseReader:
 LAST_CHUNK = b"0\r\n\r\n"
 
 # How a ChunkReader passes its body on.
-RAW = "raw"  # the chunks as they came
+RAW = "raw"  # the chunks as they came, but without extensions
 UNCHUNKED = "unchunked"  # the payload alone
 REFRAMED = "reframed"  # one new chunk a feed, no extensions, no trailers
 
@@ -122,12 +123,19 @@ class ChunkReader:
 
     The walk is over whole reads; `_in_chunk` carries over how many bytes of a chunk's payload and
     of the CRLF behind it are still to come.
+
+    In `RAW` two things do not pass as they came.  Extensions, and the blanks that some servers pad
+    a size with, are for this hop only, and some clients stumble over them.  The last chunk waits
+    for the end of its trailers: many clients take it for the end, and would find an answer whole
+    that was cut there, or whose trailers are refused.
     """
 
     __slots__ = (
+        "_closing",
         "_held",
         "_in_chunk",
         "_in_trailer",
+        "_last_at",
         "_trailer_bytes",
         "done",
         "mode",
@@ -146,6 +154,8 @@ class ChunkReader:
         self._in_chunk = 0  # payload bytes to come, plus 2 for their CRLF
         self._in_trailer = False
         self._trailer_bytes = 0
+        self._closing = b""  # the last chunk and its trailers, as far as they have come
+        self._last_at = 0  # where they begin, or go on, in the data at hand
 
     def feed(self, data: bytes) -> bytes:
         if self.mode is RAW and self._is_one_chunk(data):
@@ -155,13 +165,14 @@ class ChunkReader:
             self._held = b""
         self.more = False
         pieces: list[bytes] = []
-        end = self._walk(data, pieces)
+        skips: list[tuple[int, int]] = []
+        end = self._walk(data, pieces, skips)
         if self.done:
             self.surplus = data[end:]
         else:
             self._held = data[end:]
         if self.mode is RAW:
-            return data[:end] if end < len(data) else data
+            return self._passing(data, end, skips)
         payload = b"".join(pieces)
         if self.mode is UNCHUNKED:
             return payload
@@ -176,8 +187,8 @@ class ChunkReader:
         of the walk, which would find the same."""
         if self._in_chunk or self._held or self._in_trailer:
             return False
-        line = SIZE_LINE.match(data)
-        if line is None or line.end() > MAX_LINE_BYTES:
+        line = BARE_SIZE_LINE.match(data)
+        if line is None:
             return False
         length = int(line.group(1), 16)
         if not length or line.end() + length + 2 != len(data) or not data.endswith(b"\r\n"):
@@ -186,8 +197,20 @@ class ChunkReader:
         self.more = False
         return True
 
-    def _walk(self, data: bytes, pieces: list[bytes]) -> int:
-        """Walk as far as the data reaches and return how far that is."""
+    def _passing(self, data: bytes, end: int, skips: list[tuple[int, int]]) -> bytes:
+        """What goes on raw of the data walked up to `end`."""
+        if not self._in_trailer:
+            return _without(data, 0, end, skips)
+        self._closing += _without(data, self._last_at, end, skips)
+        passing = _without(data, 0, self._last_at, skips)
+        self._last_at = 0
+        return passing + self._closing if self.done else passing
+
+    def _walk(self, data: bytes, pieces: list[bytes], skips: list[tuple[int, int]]) -> int:
+        """Walk as far as the data reaches and return how far that is.
+
+        `pieces` gets the payload, `skips` the extensions: where they begin and end.
+        """
         at = 0
         size = len(data)
         for _ in range(MAX_CHUNKS_A_TURN):
@@ -205,12 +228,15 @@ class ChunkReader:
                 return at
             if line.end() - at > MAX_LINE_BYTES:
                 raise FramingError("a chunk size line is too long")
-            at = line.end()
+            if line.end() - line.end(1) > 2:
+                skips.append((line.end(1), line.end() - 2))
             length = int(line.group(1), 16)
             if length:
                 self._in_chunk = length + 2
             else:
                 self._in_trailer = True
+                self._last_at = at
+            at = line.end()
         self.more = True
         return at
 
@@ -247,6 +273,18 @@ class ChunkReader:
                 self.done = True
                 return at
         return at
+
+
+def _without(data: bytes, start: int, end: int, skips: list[tuple[int, int]]) -> bytes:
+    """The data from `start` to `end`, but for what is to be skipped of it."""
+    pieces: list[bytes] = []
+    for skip_start, skip_end in skips:
+        if start <= skip_start < end:
+            pieces.append(data[start:skip_start])
+            start = skip_end
+    if not pieces:
+        return data[start:end]
+    return b"".join([*pieces, data[start:end]])
 
 
 def _check_partial(start: re.Pattern[bytes], data: bytes, at: int) -> None:
