@@ -1,6 +1,7 @@
 """Reload and log rotation of the real processes, under traffic: nothing is dropped or forgotten.
 
 Three ways lead to a reload (SIGHUP, `aigw reload`, POST /reload); all end in the controller.
+Several in a row, and those during which a worker hangs, are in `faults/`.
 """
 
 from __future__ import annotations
@@ -109,33 +110,6 @@ def test_a_reload_under_load(reload: Callable[[GatewayProcess], Awaitable[None]]
 def extra_health(gateway: GatewayProcess) -> int:
     """Looking for one connection to each worker may have taken more questions than workers."""
     return sum(record["path"] == "/health" for record in gateway.access()) - 2
-
-
-def test_four_reloads_in_a_row_under_load_lose_nobody() -> None:
-    async def scene() -> None:
-        async with (
-            await serve(MockSettings()) as first,
-            await serve(MockSettings()) as second,
-            GatewayProcess(config(first.port)) as gateway,
-        ):
-            load = Load(gateway)
-            await load.run(30, least=200)
-            for round_ in range(4):
-                before = first.provider.answered, second.provider.answered
-                mock = second if round_ % 2 == 0 else first
-                answer = await gateway.reload(config(mock.port))
-                assert answer["late"] == []
-                await load.more(200)
-                after = first.provider.answered, second.provider.answered
-                assert after[1 - round_ % 2] >= before[1 - round_ % 2] + 150
-            await load.end()
-            assert load.lost == []
-            assert set(load.statuses) == {200}
-            assert len(load.workers) == 2
-            assert await gateway.metric("worker_restarts_total") == 0
-            assert await gateway.metric("requests_total", code="200") == load.answered
-
-    play(scene())
 
 
 # ---------------------------------------------------------------- certificates
@@ -375,7 +349,7 @@ async def until_served(gateway: GatewayProcess) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("change", ["revoked = true", "expires = 2020-01-01", ""])
+@pytest.mark.parametrize("change", ["expires = 2020-01-01", ""])
 def test_a_key_that_is_withdrawn_is_refused_within_a_second(change: str) -> None:
     async def scene() -> None:
         async with (
@@ -405,61 +379,6 @@ def test_a_key_that_is_withdrawn_is_refused_within_a_second(change: str) -> None
             assert load.lost == []
 
     play(scene())
-
-
-# ---------------------------------------------------------------- a worker that hangs
-
-
-def test_a_worker_that_hangs_during_a_reload_is_replaced_and_admits_nothing_more() -> None:
-    async def scene() -> None:
-        async with (
-            await serve(MockSettings()) as mock,
-            GatewayProcess(config(mock.port, keys=KEY + USER2)) as gateway,
-        ):
-            late_pid = gateway.workers()[0]
-            clients = await gateway.one_for_each_worker(2)
-            running = await clients_of_each(gateway, clients, stream(200, 20, key="user2"))
-            os.kill(late_pid, signal.SIGSTOP)
-            asked = time.monotonic()
-            queued = [await gateway.client() for _ in range(20)]
-            for client in queued:
-                await client.send(request(key="user2"))
-            for client in clients:
-                await client.send(request())  # one of them to the worker that hangs
-            answered = [asyncio.create_task(client.answer()) for client in clients]
-            await asyncio.wait(answered, return_when=asyncio.FIRST_COMPLETED)
-            (late,) = (task for task in answered if not task.done())
-
-            told = await gateway.reload(config(mock.port, keys=USER2 + KEY + "revoked = true\n"))
-            assert told == {"version": 2, "acknowledged": [1], "late": [0]}
-            await gateway.expect(r"worker 0 has not taken policy 2: it is replaced")
-            await gateway.expect(r"worker 0 started", 2)
-            for client in queued:
-                assert (await client.answer()).status == 200
-            assert len(await gateway.one_for_each_worker(2)) == 2
-            await asyncio.sleep(max(0.0, asked + 3 - time.monotonic()))
-            os.kill(late_pid, signal.SIGCONT)
-
-            answer = await late
-            assert answer.status != 200, "admitted under a policy that is not in force"
-            assert answer.whole
-            for client in running:
-                assert b"data: [DONE]\n\n" in await client.until(b"\r\n0\r\n\r\n")
-            await gateway.expect(rf"worker 0 \(pid {late_pid}\) has left: exit status 0")
-            assert await gateway.metric("worker_restarts_total", reason="retired") == 1
-            assert await gateway.metric("worker_restarts_total", reason="stuck") == 0
-            assert (await gateway.ask()).code == "invalid_api_key"
-
-    play(scene())
-
-
-async def clients_of_each(gateway: GatewayProcess, known: list[Peer], data: bytes) -> list[Peer]:
-    """A client at each worker whose request of this kind is running."""
-    running = await gateway.one_for_each_worker(len(known))
-    for client in running:
-        await client.send(data)
-        await client.until(b"\r\n\r\n")
-    return running
 
 
 # ---------------------------------------------------------------- ten thousand keys

@@ -49,7 +49,7 @@ class Expected(NamedTuple):
 
     recovered_s: float | None = None  # at the latest; None: nothing is to be recovered
     may_fall: bool = False  # those counted in `may_fall`
-    told: bool = False
+    told: bool | None = False  # None: perhaps
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -83,7 +83,7 @@ def complaints(outcome: Outcome, expected: Expected) -> list[str]:
         )
     if outcome.duplicated:
         found.append(f"{outcome.duplicated} duplicated")
-    if outcome.told and not expected.told:
+    if outcome.told and expected.told is False:
         found.append(f"{outcome.told} answered 502, 503 or 504")
     if expected.told and not outcome.told:
         found.append("nobody was told of the error: was there a fault at all?")

@@ -53,9 +53,10 @@ async def reload(server_of: type[Server], size: Size) -> Outcome:
             stale += mock.provider.answered - before < 100 - CLIENTS
             next_s = began_s + (round_ + 1) * size.reloads_s / 4
             await asyncio.sleep(max(0.0, next_s - time.monotonic()))
+        reloaded_s = time.monotonic() - began_s
         outcome = await outcome_of(ledger, traffic, streams=streams)
         outcome.recovered_s = max(took_s)
-        outcome.note = f"4 reloads in {time.monotonic() - began_s:.1f} s"
+        outcome.note = f"4 reloads in {reloaded_s:.1f} s"
         if isinstance(server, Aigw):
             outcome.expect(stale == 0, f"the old upstream was still asked after {stale} reloads")
             await all_is_well(server, outcome, traffic, streams)
@@ -154,6 +155,9 @@ async def revoked_key_at_a_hanging_worker(server_of: type[Server], size: Size) -
         outcome.expect({a.status for a in answers} == {200}, "its queue was not answered")
         admitted = [answer.status for answer in waited].count(200)
         outcome.expect(admitted <= 1, "admitted under a policy that is not in force")
+        for reason, times in (("retired", 1), ("stuck", 0)):
+            counted = await server.metric("worker_restarts_total", reason=reason)
+            outcome.expect(counted == times, f"{counted:g} restarts counted as {reason}")
         return outcome
 
 
@@ -188,6 +192,8 @@ async def drain(server_of: type[Server], size: Size) -> Outcome:
         status = await server.ends()
         outcome.note = f"ended after {time.monotonic() - asked_s:.1f} s"
         outcome.expect(status == 0, f"exit status {status}")
+        refused = kept.refused + fresh.refused
+        outcome.expect(refused == 2 * CLIENTS, f"{refused} clients saw the port closed")
         if isinstance(server, Aigw):
             logged, answered = len(server.access()), kept.answered + fresh.answered + streams.whole
             outcome.expect(logged == answered, f"{logged} lines for {answered} answers")
@@ -259,6 +265,8 @@ async def kill_controller(server_of: type[Server], size: Size) -> Outcome:
         outcome.expect(forgotten == 0, "a successor has forgotten requests")
         version = await server.metric("policy_version")
         outcome.expect(version == 3, f"policy {version:g} after two reloads")
+        reloads = await server.metric("reloads_total", result="ok")
+        outcome.expect(reloads == 2, f"{reloads:g} reloads counted")
         await all_is_well(server, outcome, traffic, streams)
         return outcome
 

@@ -48,9 +48,9 @@ FAULTS: dict[str, Fault] = {
         "SIGSTOP of a worker: it hangs", processes.stop_worker, Expected(7.0, may_fall=True)
     ),
     "upstream-refuses": Fault(
-        "a member's port is closed for 1 s", upstreams.refuses, Expected(6.5)
+        "a member's port is closed for 1 s", upstreams.refuses, Expected(6.5, told=None)
     ),
-    "upstream-flaps": Fault("a member is up and down", upstreams.flaps, Expected(6.5)),
+    "upstream-flaps": Fault("a member is up and down", upstreams.flaps, Expected(6.5, told=None)),
     "upstream-stalls": Fault(
         "an upstream takes requests and is silent", upstreams.stalls, Expected(1.5, told=True)
     ),

@@ -1,7 +1,9 @@
 """Faults of upstreams: one that refuses, flaps, stalls, drips, resets.
 
-Two kinds of scenes. In one the bad upstream is a second member behind the route of the load, and
-nobody may notice it. In the other it is alone behind a route of its own, whose clients must be told
+Two kinds of scenes. In one the bad upstream is a second member behind the route of the load: what
+it has not received goes to the other member, and only who was on a new connection to it in that
+very moment is told, since it may have executed that request (nginx sends it once more, if it is
+idempotent). In the other it is alone behind a route of its own, whose clients must be told
 honestly, while the load on the other route goes on as if nothing were.
 """
 
@@ -61,6 +63,8 @@ async def comes_and_goes(server_of: type[Server], downs_s: list[float]) -> Outco
                 outcome = await outcome_of(ledger, traffic)
                 outcome.recovered_s = recovered_s
                 outcome.expect(before > 0, "the member was never asked")
+                share = outcome.told / outcome.asked
+                outcome.expect(share < 0.01, f"{outcome.told} of {outcome.asked} were told")
                 return outcome
         finally:
             member.close()
