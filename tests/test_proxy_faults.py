@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from conversation import Gateway, Peer, Upstream, answering, converse, ok, toml
@@ -36,6 +39,8 @@ HANG_UPS = {
     "in the body": POST[:-2],
     "awaiting the answer": POST,
     "having pipelined": POST + GET[:20],
+    "having pipelined requests": POST + GET * 3,
+    "having pipelined too much": POST + GET * 1000,
 }
 
 
@@ -72,26 +77,80 @@ def test_a_hang_up_cancels_the_upstream(name: str, how: str) -> None:
     converse(conversation())
 
 
-def test_a_hang_up_while_connecting() -> None:
+@contextmanager
+def full_backlog() -> Iterator[str]:
+    """Where connections are left waiting by the kernel."""
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    fillers = [socket.socket() for _ in range(3)]
+    for filler in fillers:
+        filler.setblocking(False)
+        filler.connect_ex(full.getsockname())
+    yield f"http://127.0.0.1:{full.getsockname()[1]}"
+    for sock in [full, *fillers]:
+        sock.close()
+
+
+@pytest.mark.parametrize("sent", [POST, POST[:-2]], ids=["the request", "a part of it"])
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_hang_up_while_connecting(sent: bytes, how: str) -> None:
     async def conversation() -> None:
-        # A full backlog: the kernel leaves further connections waiting.
-        full = socket.socket()
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        fillers = [socket.socket() for _ in range(3)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(full.getsockname())
-        async with Gateway(toml(f"http://127.0.0.1:{full.getsockname()[1]}")) as gateway:
-            client = await gateway.client()
-            await client.send(POST)
-            await asyncio.sleep(0.05)
-            client.end()
-            assert await client.closed()
+        with full_backlog() as url:
+            async with Gateway(toml(url)) as gateway:
+                client = await gateway.client()
+                await client.send(sent)
+                while not gateway.value("requests_in_flight"):
+                    await asyncio.sleep(0.005)
+                client.end() if how == "fin" else client.reset()
+                async with asyncio.timeout(3):  # well before the connect timeout
+                    await gateway.settled()
+                record = await gateway.record()
+                assert (record["status"], record["error"]) == (499, "client_closed")
+
+    converse(conversation())
+
+
+UPLOAD = POST.replace(b"Content-Length: 5", b"Content-Length: 100000000")
+
+
+@pytest.mark.parametrize("begun", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab"])
+@pytest.mark.parametrize("how", ["fin", "rst"])
+def test_a_hang_up_while_the_upstream_takes_nothing_of_the_body(begun: bytes, how: str) -> None:
+    """The client is not read from then, so nobody tells of its end."""
+
+    async def conversation() -> None:
+        async def script(peer: Peer) -> None:
+            await peer.until(b"\r\n\r\n")
+            peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            deaf.set()
+            await peer.send(begun)
+            await over.wait()
+
+        deaf, over = asyncio.Event(), asyncio.Event()
+        async with Upstream(script) as upstream, Gateway(toml(upstream)) as gateway:
+            with socket.create_connection(("127.0.0.1", gateway.port)) as client:
+                client.setblocking(False)
+                client.send(UPLOAD)
+                await deaf.wait()
+                paused = 0
+                while paused < 20:  # and not on and off
+                    paused = paused + 1 if gateway.services.paused else 0
+                    if not paused:
+                        client.send(bytes(65536))
+                    await asyncio.sleep(0.002)
+                if how == "fin":
+                    client.shutdown(socket.SHUT_WR)
+                else:
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.close()
+                async with asyncio.timeout(3):
+                    while gateway.services.connections:
+                        await asyncio.sleep(0.005)
             record = await gateway.record()
-            assert (record["status"], record["error"]) == (499, "client_closed")
-        for sock in [full, *fillers]:
-            sock.close()
+            assert record["error"] == "client_closed"
+            assert gateway.services.paused == set()
+            over.set()
 
     converse(conversation())
 

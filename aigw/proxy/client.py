@@ -172,6 +172,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.services.connections.discard(self)
+        self.services.paused.discard(self)
         self.services.tell_siblings()
         try:
             self.take_up_held()
@@ -431,13 +432,27 @@ class ClientConnection(asyncio.Protocol):
     def pause_body(self) -> None:
         if not self.body_is_paused and not self.transport.is_closing():
             self.body_is_paused = True
+            self.services.paused.add(self)
             self.transport.pause_reading()
 
     def resume_body(self) -> None:
         if self.body_is_paused:
             self.body_is_paused = False
+            self.services.paused.discard(self)
             if not self._feed_again_due and not self.transport.is_closing():
                 self.transport.resume_reading()
+
+    @property
+    def file(self) -> int:
+        """The descriptor; -1 where it is closed."""
+        sock = self.transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
+    def hung_up(self) -> None:
+        """The client has ended its side while it was not read from."""
+        if self.exchange is not None:
+            self.exchange.client_lost()
+        self.abort()
 
     def feed_again(self) -> None:
         """The body's reader has more to walk in the next turn of the loop."""

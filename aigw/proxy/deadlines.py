@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from aigw.errors import Code
 from aigw.proxy import accounting
+from aigw.proxy.hang_up import hung_up
 from aigw.proxy.lag import Lag
 from aigw.proxy.phase import Phase
 from aigw.proxy.refusal import Refusal
 
 if TYPE_CHECKING:
+    from aigw.proxy.client import ClientConnection
     from aigw.proxy.exchange import Exchange
     from aigw.proxy.services import Services
 
@@ -108,12 +110,17 @@ class Sweeper:
         services.tick(now_s)
         if self._lag.swept(now_s):
             services.set_overloaded(self._lag.is_overloaded)
+        _tell(hung_up(services.paused), lambda client: client.hung_up())
         late = [client for client in services.connections if client.deadline_s <= now_s]
-        for client in late:
-            try:
-                client.expire(now_s)
-            except Exception as error:  # noqa: BLE001 - one client's fault must not stop the sweep
-                client.broke(error)
+        _tell(late, lambda client: client.expire(now_s))
         for group in services.groups():
             group.sweep(now_s)
         self._chores(now_s)
+
+
+def _tell(clients: list[ClientConnection], what: Callable[[ClientConnection], None]) -> None:
+    for client in clients:
+        try:
+            what(client)
+        except Exception as error:  # noqa: BLE001 - one client's fault must not stop the sweep
+            client.broke(error)

@@ -54,6 +54,7 @@ class Services:
         self.log = log
         self.loop = asyncio.get_running_loop()
         self.connections: set[ClientConnection] = set()
+        self.paused: set[ClientConnection] = set()  # not read from, though a body is to come
         self.tell_siblings: Callable[[], object] = lambda: None  # a connection is gone
         self.places = places(OPEN_FILES_MOST, 0)  # a worker says what its files allow
         self.newest_version = memory.policy.version_word
