@@ -121,9 +121,14 @@ def notes(found: Comparison) -> str:
 
 def rendered(readme: str, found: Comparison) -> str:
     """The README with the figures of `found` between its marks."""
-    before, _, rest = readme.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{figures(found)}\n\n{END}{after}"
+    return between(readme, BEGIN, END, figures(found))
+
+
+def between(readme: str, begin: str, end: str, text: str) -> str:
+    """The README with this text between two of its marks."""
+    before, _, rest = readme.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def main() -> None:
