@@ -77,6 +77,11 @@ WITHHELD: list[tuple[dict[bytes, bytes], set[bytes]]] = [
     ({b"authorization": b"Bearer\tgood"}, {b"authorization"}),
     ({b"x-api-key": b"Bearer good"}, {b"x-api-key"}),
     ({b"x-api-key": b"xaigw-"}, set()),
+    ({b"authorization": b"Bearer Bearer good"}, {b"authorization"}),
+    ({b"authorization": b"Bearer good sk-own"}, {b"authorization"}),
+    ({b"authorization": b"Bearer sk-own aigw-mistyped"}, {b"authorization"}),
+    ({b"authorization": b"Bearer good \t"}, {b"authorization"}),
+    ({b"x-api-key": b"good good"}, {b"x-api-key"}),
     ({b"cookie": b"good", b"x-plain": b"aigw-x"}, set()),
 ]
 

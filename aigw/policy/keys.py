@@ -63,15 +63,16 @@ def identify(
 def gateway_fields(keys: Mapping[bytes, Key], fields: Mapping[bytes, bytes]) -> frozenset[bytes]:
     """The credential fields that must never go upstream, not even where the client's own pass:
     those with a gateway key, known, expired or revoked, or with a value that looks like one,
-    whatever scheme stands before it."""
+    whatever stands before or behind it."""
     return frozenset(
         [name for name in CREDENTIAL_FIELDS if name in fields and _is_ours(keys, fields[name])]
     )
 
 
 def _is_ours(keys: Mapping[bytes, Key], field: bytes) -> bool:
-    """By the whole value, or by what follows a scheme."""
-    for value in (field, *field.split(None, 1)[1:]):
+    """By the whole value, by what follows a scheme (which `identify` may know), or by a word: a
+    client that says `Bearer Bearer KEY` is not let in, but has sent the key."""
+    for value in {field.strip(), *map(bytes.strip, field.split(None, 1)[1:]), *field.split()}:
         if value.startswith(OWN_KEY_PREFIX) or sha256(value).digest() in keys:
             return True
     return False

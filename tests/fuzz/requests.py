@@ -149,6 +149,8 @@ def check_written(raw: bytes, head: RequestHead, policy: Policy) -> None:
     strangers = [credential for credential in left if credential[1] != b"sk-upstream"]
     key, _ = identify(policy.keys, strangers, 0.0)
     assert key is None, (raw, written)
+    words = {word for name in CREDENTIAL_FIELDS for v in letter.values(name) for word in v.split()}
+    assert not {b"user1", b"k2"} & words, (raw, written)
 
 
 def check_fields(letter: Head, head: RequestHead, own: bytes, withheld: frozenset[bytes]) -> None:
