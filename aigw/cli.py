@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aigw.errors import StartError
+from aigw.errors import StartError, in_one_line
 
 if TYPE_CHECKING:
     from aigw.config import Listen, Settings, ZeroConfig
@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         return 130
+    except Exception as fault:  # noqa: BLE001 - the edge of the program
+        _say(f"aigw: internal error: {in_one_line(fault)}")
     return 1
 
 

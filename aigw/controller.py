@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import uvloop
 
 from aigw.admin import status
-from aigw.admin.listener import Access, AdminListener, Reloaded
+from aigw.admin.listener import Access, AdminListener, Reloaded, refuse_unprotected
 from aigw.config import ConfigError
 from aigw.errors import StartError, in_one_line
 from aigw.memory import CounterRegion, WorkerState
@@ -205,6 +205,7 @@ class Controller:
             raise StartError("aigw is draining")
         settings = self._child.reload()
         _refuse_what_is_fixed(self._child.listen, self._policy.access_log, settings)
+        refuse_unprotected(self._child.admin, settings.listen.admin_token)
         blob = compile_policy(settings, self._memory, time.monotonic())
         policy = load_policy(blob)
         prepare_tls(policy.upstreams)

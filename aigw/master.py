@@ -39,6 +39,7 @@ from enum import IntEnum
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from aigw.admin.listener import refuse_unprotected
 from aigw.controller import ControllerChild, run_controller
 from aigw.errors import StartError, in_one_line
 from aigw.host import Notifier, worker_count
@@ -162,6 +163,7 @@ def _open(settings: Settings, reload: Callable[[], Settings], slots: int) -> Com
     admin: socket.socket | None = inherited.admin
     try:
         admin = admin or bind_admin(listen.admin)
+        refuse_unprotected(admin, listen.admin_token)
         return Common(settings, reload, Memory.create(slots), listeners, admin, Inboxes(slots))
     except BaseException:
         close_listeners([*listeners, [admin] if admin else []])

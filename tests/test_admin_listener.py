@@ -7,13 +7,23 @@ import hashlib
 import json
 import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import h11
 import pytest
 import uvloop
 
 from aigw.admin import listener
-from aigw.admin.listener import Access, AdminListener, Answer, Question, Reloaded, refusal
+from aigw.admin.listener import (
+    Access,
+    AdminListener,
+    Answer,
+    Question,
+    Reloaded,
+    refusal,
+    refuse_unprotected,
+)
+from aigw.errors import StartError
 
 LOCAL = b"Host: 127.0.0.1:8081\r\n"
 Ask = Callable[[bytes], Awaitable[bytes]]
@@ -390,3 +400,131 @@ def test_answers_are_not_cached() -> None:
     ((_, headers, _),) = answers(Desk(), get("/upstreams"))
     assert headers["cache-control"] == "no-store"
     assert isinstance(listener.error(404, "a", "b"), Answer)
+
+
+# --- where it may listen, and who is a web page ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.8.8", True),
+        ("localhost", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("0", False),
+        ("0x0", False),
+        ("::", False),
+        ("::ffff:0.0.0.0", False),
+    ],
+)
+def test_what_others_can_reach_needs_a_token_by_whatever_name(host: str, is_local: bool) -> None:
+    try:
+        family, *_, name = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        sock = socket.create_server((name[0], 0), family=family)
+    except OSError:
+        pytest.skip("this machine has no such address")
+    with sock:
+        refuse_unprotected(sock, "token")
+        if is_local:
+            refuse_unprotected(sock, "")
+        else:
+            with pytest.raises(StartError, match=r"reachable from outside: set listen.admin_token"):
+                refuse_unprotected(sock, "")
+
+
+def test_a_unix_socket_is_local_and_no_socket_needs_nothing(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(tmp_path / "admin"))
+        refuse_unprotected(sock, "")
+    refuse_unprotected(None, "")
+
+
+# What a web page may make a browser send to a loopback address, its own name having been rebound.
+FROM_A_PAGE = [
+    # A name of its own, in every place of a request; the status that it gets.
+    (b"GET /metrics HTTP/1.1\r\nHost: evil.example:8081\r\n\r\n", 403),
+    (b"GET /metrics HTTP/1.1\r\nHost: localhost.evil.example\r\n\r\n", 403),
+    (b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1.nip.example\r\n\r\n", 403),
+    (b"GET /metrics HTTP/1.1\r\nHost: localhost.\r\n\r\n", 403),
+    (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nX-Forwarded-Host: localhost\r\n\r\n", 403),
+    (b"GET /metrics HTTP/1.1\r\nHost: localhost, evil.example\r\n\r\n", 403),
+    (b"GET /metrics HTTP/1.1\r\nHost: localhost evil.example\r\n\r\n", 403),
+    (b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.1\r\nHost: evil.example\r\nHost: localhost\r\n\r\n", 400),
+    (b"GET http://localhost/metrics HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
+    (b"GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    (b"GET /metrics HTTP/1.1\r\n\r\n", 400),
+    (b"GET /metrics HTTP/1.0\r\n\r\n", 403),
+    (b"POST /stop HTTP/1.1\r\nHost: evil.example:8081\r\nOrigin: http://localhost\r\n\r\n", 403),
+    # A form or a fetch to our address from its own.
+    (b"POST /stop HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n\r\n", 403),
+    (b"POST /stop HTTP/1.1\r\nHost: localhost\r\nOrigin: null\r\n\r\n", 403),
+    (b"POST /stop HTTP/1.1\r\nHost: localhost:81\r\nOrigin: http://localhost:80\r\n\r\n", 403),
+    (
+        b"POST /stop HTTP/1.1\r\nHost: localhost\r\norigin: http://localhost.evil.example\r\n\r\n",
+        403,
+    ),
+    (b"POST /stop HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost@evil\r\n\r\n", 403),
+    (b"POST /stop?x HTTP/1.1\r\nHost: localhost\r\nOrigin: HTTP://EVIL.EXAMPLE\r\n\r\n", 403),
+    # Methods that are not what they seem.
+    (b"GET /stop HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    (b"HEAD /stop HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    (b"GET /stop?_method=POST HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    (b"GET /stop HTTP/1.1\r\nHost: localhost\r\nX-HTTP-Method-Override: POST\r\n\r\n", 405),
+    (b"GET /stop HTTP/1.1\r\nHost: localhost\r\nX-HTTP-Method: POST\r\n\r\n", 405),
+    (b"post /stop HTTP/1.1\r\nHost: localhost\r\n\r\n", 405),
+    (b"GET /reload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\n\r\nPOST", 405),
+    (
+        b"OPTIONS /stop HTTP/1.1\r\nHost: localhost\r\nOrigin: http://evil.example\r\n"
+        b"Access-Control-Request-Method: POST\r\n\r\n",
+        405,
+    ),
+    (b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    # A path that is not what it seems.
+    (b"POST /health/../stop HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403),
+    (b"POST /health/live/../../stop HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    (b"POST //stop HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+    (b"POST /%73top HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
+]
+
+
+def test_a_web_page_can_neither_read_nor_do_anything() -> None:
+    desk = Desk()
+    closing = [
+        sent.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") for sent, _ in FROM_A_PAGE
+    ]
+    for (sent, status), (answered, headers, body) in zip(
+        FROM_A_PAGE, answers(desk, *closing), strict=True
+    ):
+        assert answered == status, sent
+        assert not any(name.startswith("access-control-") for name in headers), sent
+        assert b"aigw_connections" not in body, sent
+    assert desk.calls == []
+
+
+@pytest.mark.parametrize(
+    ("authorization", "fits"),
+    [
+        (["Bearer s3cret"], True),
+        (["Bearer s3crets"], False),
+        (["Bearer S3cret"], False),
+        (["Bearer"], False),
+        (["Bearer "], False),
+        ([""], False),
+        ([], False),
+        (["s3cret"], False),
+        (["Bearer " + hashlib.sha256(b"s3cret").hexdigest()], False),
+        (["Bearer sha256:" + hashlib.sha256(b"s3cret").hexdigest()], False),
+        (["Bearer " + "s" * 10_000], False),
+        (["Bearer \xe9\xff"], False),
+        (["Bearer wrong", "Bearer s3cret"], False),
+    ],
+)
+def test_only_the_token_itself_fits(authorization: list[str], fits: bool) -> None:
+    headers = [(b"host", b"localhost")]
+    headers += [(b"authorization", value.encode("latin-1")) for value in authorization]
+    refused = refusal(Question("GET", "/metrics", headers), Access("", DIGEST))
+    assert (None if refused is None else refused.status) == (None if fits else 401)

@@ -10,18 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import signal
+import socket
+import sys
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from aigw import cli
+from aigw.admin.listener import Access, Question
+from aigw.config import load, zero_config
 from aigw.errors import Code
+from aigw.master import _Formatter
+from aigw.memory import Memory
 from aigw.mock.provider import MockSettings, serve
-from tests.conversation import Peer, Upstream
-from tests.gateway_process import PROVIDERS, GatewayProcess, play, request
+from aigw.policy import compile_policy, load_policy
+from aigw.upstreams.connector import tls_of
+from aigw.wire.head import read_request
+from tests.conversation import Gateway, Peer, Upstream, toml
+from tests.gateway_process import PROVIDERS, GatewayProcess, config, play, request
+from tests.test_gateway_processes import PASS_AT_3
 
 NEEDLE = "S3CRET"
 DIGITS = "7355608"
@@ -169,6 +182,14 @@ MALFORMED = [
     request("/v1/%2e%2e/own/x?S3CRET", key=PLAIN),
 ]
 
+# None of them is the key "plain-S3CRET", however near it comes.
+STRANGE_KEYS = [
+    *("revoked-S3CRET", "wrong-S3CRET", "plain-S3CRE", "plain-S3CRETT", "Plain-S3CRET"),
+    *("Bearer plain-S3CRET", '"plain-S3CRET"', "plain-S3CRET,", "plain-S3CRET plain-S3CRET"),
+    *("plain-S3CR\u00c9T", "plain-S3CRET\u200b", "\xa0plain-S3CRET", "plain-S3CRET" * 300),
+    *(sha256(b"plain-S3CRET").hexdigest(), f"sha256:{sha256(b'plain-S3CRET').hexdigest()}"),
+]
+
 
 def search(said: bytes | str, where: str) -> None:
     text = said if isinstance(said, str) else said.decode("latin-1")
@@ -232,8 +253,8 @@ async def provoke(searched: Searched) -> None:
         await searched.ask_until(code, data)
     for data in MALFORMED:
         assert await searched.ask(data) == "malformed_request", data
-    for key in ("revoked-S3CRET", "wrong-S3CRET"):
-        assert await searched.ask(request(key=key)) == "invalid_api_key"
+    for key in STRANGE_KEYS:
+        assert await searched.ask(request(key=key)) == "invalid_api_key", key
     for key in ("new-S3CRET", "old-S3CRET"):
         assert await searched.ask(request(key=key)) == "200"
     # Two keys at once, in both directions: the gateway's is withheld, the provider's passes.
@@ -310,6 +331,9 @@ BROKEN_LINES = [
     'key = "plain-S3CRET"\nkeys = ["other-S3CRET"]',
     'kye = "plain-S3CRET"',
     'key = """plain-\nS3CRET"""',
+    f'key = "{"S3CRET" * 20_000}"',
+    'key = "plain-S3CRET\\u0000"',
+    'key = "\\u00a0plain-S3CRET"',
 ]
 BROKEN_ELSEWHERE = [
     ('credentials = ["sk-provider-S3CRET"]', 'credentials = "sk-provider-S3CRET"'),
@@ -322,6 +346,8 @@ BROKEN_ELSEWHERE = [
     ('admin_token = "admin-S3CRET"', 'admin_token = ["admin-S3CRET"]'),
     ('admin_token = "admin-S3CRET"', 'admin_token = "admin S3CRET"'),
     ('admin_token = "admin-S3CRET"', "admin_token = 7355608"),
+    ('admin_token = "admin-S3CRET"', 'admin_token = "sha256:S3CRET"'),
+    ('admin_token = "admin-S3CRET"', 'admin_token = "file:${NEW_KEY}"'),
     ('admin_token = "admin-S3CRET"', 'admintoken = "admin-S3CRET"'),
     ("http://127.0.0.1:1", "http://user:S3CRET@127.0.0.1:1"),
     ("http://127.0.0.1:1", "http://127.0.0.1:1/?key=S3CRET"),
@@ -361,6 +387,7 @@ def test_nothing_that_the_gateway_says_holds_a_secret(tmp_path: Path) -> None:
                 await ask_the_admin_listener(searched)
                 await break_the_file(searched, text)
                 check_credentials(mock.provider.requests)
+                search(command_lines(gateway), "the command lines")
                 running = await gateway.client()
                 await running.send(request("/scripted", PLAIN))  # cut by the end of `drain`
                 await asyncio.sleep(0.2)
@@ -376,6 +403,13 @@ def test_nothing_that_the_gateway_says_holds_a_secret(tmp_path: Path) -> None:
                 assert {code.word for code in Code} - logged == {"internal_error"}
 
     play(scene())
+
+
+def command_lines(gateway: GatewayProcess) -> bytes:
+    """What anybody on the machine sees of the processes."""
+    pids = [gateway.process.pid, gateway.controller(), *gateway.workers()]
+    lines = [Path(f"/proc/{pid}/cmdline") for pid in pids]
+    return b"".join(line.read_bytes() for line in lines if line.exists())
 
 
 def check_credentials(requests: Iterable[object]) -> None:
@@ -451,3 +485,121 @@ def test_no_variable_is_printed(
     told = capsys.readouterr()
     assert told.err.count("\n") == 1
     search(told.out + told.err, "aigw run")
+
+
+# ---------------------------------------------------------------- what an error of ours would show
+
+
+def test_no_representation_shows_a_secret(tmp_path: Path) -> None:
+    """Of what is printed when an object stands in a message, a log line or a traceback."""
+    (tmp_path / "old.key").write_text("old-S3CRET\n")
+    file = tmp_path / "gateway.toml"
+    file.write_text(written(1, 2, tmp_path / "old.key").replace("FOLDER", str(tmp_path)))
+    settings = load(file, ENVIRON)
+    blob = compile_policy(settings, Memory.create(1), 0.0)
+    policy = load_policy(blob)
+    tls = tls_of(msgspec.structs.replace(policy.upstreams[0], key_pem="S3CRET", ca_pem="x"))
+    token = settings.listen.admin_token
+    zero = zero_config({"OPENAI_API_KEY": "sk-S3CRET", "AIGW_KEY": "S3CRET"})
+    made_up = zero_config({"OPENAI_API_KEY": "sk-S3CRET"})
+    assert made_up.generated_key is not None
+    question = Question("GET", "/metrics", [(b"authorization", b"Bearer S3CRET")])
+    head = read_request(request(key=PLAIN))
+    for thing in (settings, policy, tls, zero, token, question, head, *policy.upstreams):
+        for said in (repr(thing), str(thing), f"{thing}", "%s %r" % (thing, thing)):  # noqa: UP031
+            search(said, type(thing).__name__)
+    assert made_up.generated_key.reveal() not in repr(made_up)
+    access = Access("localhost", policy.admin_token_digest)
+    for digest in (*policy.keys, policy.admin_token_digest):
+        assert repr(digest) not in repr(policy) + repr(access)
+    # Of the gateway's own keys nothing but digests is given to the workers.
+    own = ("plain", "new", "old", "limited", "single", "expired", "revoked", "narrow", "admin")
+    assert [name for name in own if f"{name}-S3CRET".encode() in blob] == []
+    assert b"sk-provider-S3CRET" in blob
+
+
+def test_an_internal_error_is_logged_without_what_it_says(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    places = [
+        ("aigw.proxy.exchange.Exchange._head_for", "aigw.proxy.known.KnownRequest.head_for"),
+        ("aigw.proxy.exchange.Exchange._begin_answer", "aigw.proxy.express.Lane.answer_known"),
+    ]
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError(f"user1-S3CRET {arguments}")
+
+    async def scene() -> None:
+        text = toml("http://127.0.0.1:1").replace('key = "user1"', f'key = "{PLAIN}"')
+        async with Upstream(script) as upstream:
+            text = text.replace("127.0.0.1:1", f"127.0.0.1:{upstream.port}")
+            async with Gateway(text) as gateway:
+                for both in places:
+                    with monkeypatch.context() as patch:
+                        for place in both:
+                            patch.setattr(place, broken)
+                        client = await gateway.client()
+                        await client.send(request("/v1/models?S3CRET", PLAIN))
+                        assert (await client.answer()).code == "internal_error"
+                        search(client.received, both[0])
+                search(json.dumps(gateway.records), "the access log")
+
+    play(scene())
+    assert caplog.text.count("internal error: RuntimeError (") == len(places)
+    search(caplog.text, "the log")
+
+
+def test_a_traceback_of_the_event_loop_is_logged_without_what_it_says() -> None:
+    try:
+        raise RuntimeError("S3CRET")
+    except RuntimeError:
+        record = logging.LogRecord("asyncio", 40, "", 0, "Task failed", (), sys.exc_info())
+    told = _Formatter("%(message)s").format(record)
+    assert told.startswith("Task failed\nRuntimeError (")
+    search(told, "the log")
+
+
+def test_a_command_that_breaks_says_where_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("S3CRET")
+
+    monkeypatch.setattr("aigw.config.load", broken)
+    assert cli.main(["check", "-c", "gateway.toml"]) == 1
+    told = capsys.readouterr()
+    assert told.err.startswith("aigw: internal error: ValueError (")
+    assert told.err.count("\n") == 1
+    search(told.out + told.err, "aigw check")
+
+
+# ---------------------------------------------------------------- where the admin listener may be
+
+
+def test_an_admin_socket_of_systemd_needs_a_token_too() -> None:
+    async def scene() -> None:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as data,
+            socket.create_server(("0.0.0.0", 0)) as admin,
+        ):
+            fds = (data.fileno(), admin.fileno())
+            launcher = (sys.executable, "-c", PASS_AT_3, *map(str, fds))
+            text = config(1, workers=1)
+            async with GatewayProcess(text, launcher=launcher, pass_fds=fds, wait=False) as gateway:
+                assert await gateway.ends() == 1
+                assert "the admin listener on 0.0.0.0 is reachable from outside" in gateway.log
+            text = text.replace("[listen]", '[listen]\nadmin_token = "t"')
+            async with GatewayProcess(text, launcher=launcher, pass_fds=fds) as gateway:
+                where = f"127.0.0.1:{admin.getsockname()[1]}"
+                post = (
+                    request("/reload", "t")
+                    .replace(b"GET", b"POST")
+                    .replace(b"gateway", b"localhost")
+                )
+                assert (await gateway.ask(post, where)).status == 200
+                gateway.write(text.replace('admin_token = "t"', ""))
+                refused = await gateway.ask(post, where)
+                assert (refused.status, b"reachable from outside" in refused.body) == (400, True)
+
+    play(scene())

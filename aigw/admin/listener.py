@@ -24,7 +24,7 @@ from typing import NamedTuple, Protocol
 import h11
 import msgspec
 
-from aigw.errors import in_one_line
+from aigw.errors import StartError, in_one_line
 
 CONNECTIONS = 64  # at once; scrapers and orchestrators keep a handful
 HEAD_BYTES = 16 * 1024  # of a request; nothing here needs a longer one
@@ -43,6 +43,9 @@ class Access(NamedTuple):
 
     host: str
     token_digest: bytes
+
+    def __repr__(self) -> str:  # without the digest: that of a short token can be guessed
+        return f"Access(host={self.host!r})"
 
 
 class Reloaded(NamedTuple):
@@ -84,6 +87,9 @@ class Question(NamedTuple):
     method: str
     path: str
     headers: list[tuple[bytes, bytes]]
+
+    def __repr__(self) -> str:  # without headers, which hold the token
+        return f"Question({self.method} {self.path})"
 
     def header(self, name: bytes) -> str | None:
         """The value of a header, of the first if it is repeated."""
@@ -150,6 +156,31 @@ ENDPOINTS: dict[str, tuple[tuple[str, ...], Endpoint]] = {
     "/stop": (("POST",), _stop),
 }
 EXEMPT = ("/health/live", "/health/ready")
+
+
+# --- where it may listen -----------------------------------------------------------------------
+
+
+def refuse_unprotected(sock: socket.socket | None, token: str) -> None:
+    """Raise `StartError` for a socket that others can reach, if there is no token.
+
+    The configuration is checked before; this asks what was bound, be it that systemd has passed the
+    socket, or that a name (localhost, even) stands for another address than one thinks.
+    """
+    if sock is not None and not token and not _is_local(sock):
+        raise StartError(
+            f"the admin listener on {sock.getsockname()[0]} is reachable from outside:"
+            " set listen.admin_token, or listen on 127.0.0.1"
+        )
+
+
+def _is_local(sock: socket.socket) -> bool:
+    if sock.family == socket.AF_UNIX:
+        return True
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    address = ipaddress.ip_address(sock.getsockname()[0].partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 # --- who may ask -------------------------------------------------------------------------------

@@ -211,6 +211,8 @@ def secret(check: Callable[[str], str] = values.visible) -> Reader:
 
     def read(raw: object, at: At) -> Secret:
         plain = _expanded(raw, at, "a string", secret=True)
+        if len(plain) > MAX_SECRET_BYTES:
+            raise OptionError("is too long for a header field")
         if plain.startswith("file:"):
             path = at.document.folder / plain.removeprefix("file:")
             # A variable in its name may hold the secret itself, by mistake.
@@ -238,12 +240,14 @@ def _secret_from_file(path: Path, shown: str) -> str:
     return plain
 
 
-def optional_secret(raw: object, at: At) -> Secret:
+def optional_secret(check: Callable[[str], str]) -> Reader:
     """As `secret`, but empty = none."""
-    return Secret("") if raw == "" else _VISIBLE_SECRET(raw, at)  # type: ignore[return-value]
+    read_secret = secret(check)
 
+    def read(raw: object, at: At) -> object:
+        return Secret("") if raw == "" else read_secret(raw, at)
 
-_VISIBLE_SECRET = secret()
+    return read
 
 
 def list_of(read_one: Reader, least: int = 0, unique: bool = True) -> Reader:

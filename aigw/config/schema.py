@@ -34,7 +34,7 @@ from aigw.config.readers import (
     word_or,
     workers,
 )
-from aigw.config.values import Secret, gateway_key, status_range
+from aigw.config.values import Secret, gateway_key, own_token, status_range
 
 KIB = 1024
 MIB = 1024 * 1024
@@ -81,7 +81,11 @@ class Listen(msgspec.Struct, frozen=True, kw_only=True):
     ] = "127.0.0.1:8081"
     admin_token: Annotated[
         Secret,
-        Option("admin_token", optional_secret, "needed where `admin` is reachable from outside"),
+        Option(
+            "admin_token",
+            optional_secret(own_token),
+            "needed where `admin` is reachable from outside",
+        ),
     ] = Secret("")
     workers: Annotated[
         int | Literal["auto"],

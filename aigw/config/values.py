@@ -141,6 +141,13 @@ def gateway_key(text: str) -> str:
     return visible(text)
 
 
+def own_token(text: str) -> str:
+    """A token that aigw itself sends, too (`aigw reload`), so that its digest is not enough."""
+    if text.startswith("sha256:"):
+        raise OptionError("must be the token itself, not its digest")
+    return visible(text)
+
+
 def visible(text: str) -> str:
     """A text that can stand in a header field: visible ASCII, no space."""
     if not text:

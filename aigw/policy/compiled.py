@@ -10,6 +10,7 @@ is the constant-time comparison), `routes` in the order of the file, `upstreams`
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -89,6 +90,9 @@ class UpstreamPolicy(Struct, frozen=True):
     cert_pem: str
     key_pem: str
 
+    def __repr__(self) -> str:  # without credentials and private key
+        return f"UpstreamPolicy(name={self.name!r})"
+
 
 class Route(Struct, frozen=True):
     """One route; times in seconds, `upstream` an index."""
@@ -129,6 +133,9 @@ class Policy(Struct, frozen=True):
     body_bytes: int
     inspect_bytes: int
     connections: int
+
+    def __repr__(self) -> str:  # without digests: those of short keys can be guessed
+        return f"Policy({len(self.keys)} keys, {self.routes!r}, {self.upstreams!r})"
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -183,7 +190,7 @@ class Compiler:
             trusted_proxies=s.listen.trusted_proxies,
             proxy_protocol=s.listen.proxy_protocol,
             admin=s.listen.admin,
-            admin_token_digest=key_digest(token) if token else b"",
+            admin_token_digest=sha256(token.encode()).digest() if token else b"",
             access_log=s.log.access,
             log_level=s.log.level,
             head_s=s.timeouts.head_s,

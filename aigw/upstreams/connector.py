@@ -89,6 +89,9 @@ class TLSSettings(msgspec.Struct, frozen=True):
     cert_pem: str = ""
     key_pem: str = ""
 
+    def __repr__(self) -> str:  # without the private key
+        return "TLSSettings()"
+
 
 class Origin(msgspec.Struct, frozen=True):
     """Whom to connect to.  `host` is a name or an address, an IPv6 one without brackets."""
