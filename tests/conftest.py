@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from conversation import Clock
 from recognising import recognise_at_first_sight
 
 
@@ -18,6 +19,14 @@ def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 def every_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the test on every lane."""
     take_lane(request.param, monkeypatch)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """What the gateway in this process takes for the time (uvloop has a clock of its own)."""
+    clock = Clock()
+    monkeypatch.setattr("time.monotonic", clock)
+    return clock
 
 
 def take_lane(lane: str, patch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ from aigw.observe.metrics import Totals, WorkerMetrics
 from aigw.policy import compile_policy, load_policy
 from aigw.policy.limits import Limits
 from aigw.proxy.client import ClientConnection
-from aigw.proxy.deadlines import Sweeper
+from aigw.proxy.deadlines import SWEEP_S, Sweeper
 from aigw.proxy.services import Services
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import ConnectFailure
@@ -87,21 +87,21 @@ class Peer:
         while mark not in data:
             more = await self.some()
             if not more:
-                raise EOFError(f"ended after {data!r}")
+                raise EOFError(f"ended after {len(data)} bytes, the last {data[-100:]!r}")
             data += more
         end = data.index(mark) + len(mark)
         self._unread = data[end:] + self._unread
         return data[:end]
 
     async def exactly(self, size: int) -> bytes:
-        data = b""
+        data = bytearray()
         while len(data) < size:
             more = await self.some()
             if not more:
-                raise EOFError(f"ended after {data!r}")
+                raise EOFError(f"ended after {len(data)} bytes, the last {bytes(data[-100:])!r}")
             data += more
-        self._unread = data[size:] + self._unread
-        return data[:size]
+        self._unread = bytes(data[size:]) + self._unread
+        return bytes(data[:size])
 
     async def rest(self) -> bytes:
         """Everything up to the end of the connection."""
@@ -310,6 +310,27 @@ def settings_of(text: str) -> Settings:
         return load(file, os.environ)
 
 
+class Clock:
+    """The time of a gateway in this process, which passes only when it is told to; see `clock` in
+    conftest.py.  So nothing is late because the machine is busy, and nobody waits for lateness.
+
+    Eighths of a second are exact.
+    """
+
+    def __init__(self) -> None:
+        self.now_s = 1024.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+    def forward(self, gateway: Gateway, by_s: float) -> None:
+        """Let so much time pass, with the looks that the gateway takes meanwhile."""
+        end_s = self.now_s + by_s
+        while self.now_s < end_s:
+            self.now_s = min(end_s, self.now_s + SWEEP_S)
+            gateway.sweep()
+
+
 class Gateway:
     """One worker's proxy in this process, without master, controller and fork."""
 
@@ -386,6 +407,11 @@ class Gateway:
         for key in self.services.policy.keys.values():
             if key.held_row >= 0:
                 assert self.limits.held.total(key.held_row) == 0
+
+    def sweep(self) -> None:
+        """Look at once for what is late."""
+        self.sweeper.stop()
+        self.sweeper._sweep()
 
     def value(self, name: str, *labels: str) -> int:
         """A counter or gauge of this worker."""

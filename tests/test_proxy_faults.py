@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from conversation import Gateway, Peer, Upstream, answering, converse, ok, toml
+from conversation import Clock, Gateway, Peer, Upstream, answering, converse, ok, toml
 
 pytestmark = pytest.mark.usefixtures("both_ways")
 
@@ -215,14 +215,25 @@ def test_pipelining_beyond_a_heads_worth_ends_the_connection() -> None:
 # ---- deadlines -----------------------------------------------------------------------------------
 
 
-def test_a_slow_head_is_told_so_and_silence_is_not() -> None:
+async def until_seen(upstream: Upstream, data: bytes, times: int = 1) -> None:
+    """Wait until the upstream has seen this so often."""
+    while sum(peer.received.count(data) for peer in upstream.peers) < times:
+        await asyncio.sleep(0.001)
+
+
+def test_a_slow_head_is_told_so_and_silence_is_not(clock: Clock) -> None:
     async def conversation() -> None:
-        times = '[timeouts]\nhead = "300ms"\nkeep_alive = "300ms"'
+        times = '[timeouts]\nhead = "250ms"\nkeep_alive = "500ms"'
         async with Gateway(toml("http://127.0.0.1:1", top=times)) as gateway:
             slow, idle = await gateway.client(), await gateway.client()
             await slow.send(b"GET /v1 HTTP/1.1\r\n")
+            deadlines_s = [clock.now_s + 0.25, clock.now_s + 0.5]
+            while sorted(c.deadline_s for c in gateway.services.connections) != deadlines_s:
+                await asyncio.sleep(0.001)
+            clock.forward(gateway, 0.25)
             answer = await slow.answer()
             assert (answer.status, answer.code) == (408, "request_timeout")
+            clock.forward(gateway, 0.25)
             assert await idle.rest() == b""
             await gateway.settled()
             assert len(gateway.records) == 1
@@ -231,7 +242,7 @@ def test_a_slow_head_is_told_so_and_silence_is_not() -> None:
 
 
 @pytest.mark.parametrize("drip", [False, True])
-def test_a_slow_body(drip: bool) -> None:
+def test_a_slow_body(clock: Clock, drip: bool) -> None:
     """Silence, or one byte now and then: below `body_min_rate` once `body` has passed."""
 
     async def conversation() -> None:
@@ -239,22 +250,21 @@ def test_a_slow_body(drip: bool) -> None:
         async with Upstream(silent) as upstream, Gateway(toml(upstream, top=times)) as gateway:
             client = await gateway.client()
             await client.send(POST.replace(b"Content-Length: 5", b"Content-Length: 5000"))
-
-            async def dripping() -> None:
-                while drip:
-                    await asyncio.sleep(0.1)
-                    await client.send(b"x")
-
-            task = asyncio.create_task(dripping())
+            await until_seen(upstream, b"hello")
+            for dripped in range(8):  # lateness is looked for once a second
+                assert gateway.records == []
+                clock.forward(gateway, 0.125)
+                if drip and dripped < 7:
+                    await client.send(b"~")
+                    await until_seen(upstream, b"~", dripped + 1)
             answer = await client.answer()
-            task.cancel()
             assert (answer.status, answer.code) == (408, "request_timeout")
             assert answer["connection"] == "close"
 
     converse(conversation())
 
 
-def test_a_slow_but_steady_body_passes() -> None:
+def test_a_slow_but_steady_body_passes(clock: Clock) -> None:
     async def conversation() -> None:
         times = '[timeouts]\nbody = "500ms"\nbody_min_rate = 1'
         async with (
@@ -263,33 +273,39 @@ def test_a_slow_but_steady_body_passes() -> None:
         ):
             client = await gateway.client()
             await client.send(POST.replace(b"Content-Length: 5", b"Content-Length: 17"))
-            for _ in range(12):
-                await asyncio.sleep(0.1)
-                await client.send(b"x")
+            for dripped in range(12):
+                clock.forward(gateway, 0.375)
+                await client.send(b"~")
+                await until_seen(upstream, b"~", dripped + 1)
             assert (await client.answer()).status == 200
 
     converse(conversation())
 
 
-def test_an_upstream_that_does_not_answer() -> None:
+def test_an_upstream_that_does_not_answer(clock: Clock) -> None:
     async def conversation() -> None:
-        route = 'timeouts = { first_byte = "300ms" }'
+        route = 'timeouts = { first_byte = "250ms" }'
         async with Upstream(silent) as upstream, Gateway(toml(upstream, route=route)) as gateway:
             client = await gateway.client()
-            await client.send(POST)
-            answer = await client.answer()
-            assert (answer.status, answer.code) == (504, "upstream_timeout")
-            await upstream.peers[0].over.wait()
-            await client.send(GET)
-            assert (await client.answer()).status == 504
+            for asked, request in enumerate((POST, GET), 1):
+                await client.send(request)
+                await until_seen(upstream, b"\r\n\r\n", asked)
+                clock.forward(gateway, 0.25)
+                answer = await client.answer()
+                assert (answer.status, answer.code) == (504, "upstream_timeout")
+            await asyncio.gather(*(peer.over.wait() for peer in upstream.peers[:2]))
 
     converse(conversation())
 
 
-def test_an_upstream_that_does_not_read() -> None:
+def test_an_upstream_that_does_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aigw.proxy.deadlines.LOOK_S", 0.1)
+
     async def conversation() -> None:
+        over = asyncio.Event()
+
         async def script(peer: Peer) -> None:
-            await asyncio.sleep(5)
+            await over.wait()
 
         times = '[timeouts]\nfirst_byte = "500ms"\nbody = "200ms"'
         async with Upstream(script) as upstream, Gateway(toml(upstream, top=times)) as gateway:
@@ -302,12 +318,13 @@ def test_an_upstream_that_does_not_read() -> None:
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             client.reset()
+            over.set()
 
     converse(conversation())
 
 
 @pytest.mark.parametrize("version", [b"1.1", b"1.0"])
-def test_an_answer_that_falls_silent_looks_cut(version: bytes) -> None:
+def test_an_answer_that_falls_silent_looks_cut(clock: Clock, version: bytes) -> None:
     async def conversation() -> None:
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -316,9 +333,15 @@ def test_an_answer_that_falls_silent_looks_cut(version: bytes) -> None:
 
         async with (
             Upstream(script) as upstream,
-            Gateway(toml(upstream, top='[timeouts]\nidle = "300ms"')) as gateway,
+            Gateway(toml(upstream, top='[timeouts]\nidle = "250ms"')) as gateway,
         ):
-            answer = await gateway.ask(POST.replace(b"HTTP/1.1", b"HTTP/" + version))
+            client = await gateway.client()
+            await client.send(POST.replace(b"HTTP/1.1", b"HTTP/" + version))
+            answering = asyncio.create_task(client.answer())
+            while b"hel" not in client.received:
+                await asyncio.sleep(0.001)
+            clock.forward(gateway, 0.25)
+            answer = await answering
             assert (answer.status, answer.whole) == (200, False)
             record = await gateway.record()
             assert (record["status"], record["error"]) == (200, "upstream_timeout")
@@ -326,7 +349,14 @@ def test_an_answer_that_falls_silent_looks_cut(version: bytes) -> None:
     converse(conversation())
 
 
-def test_a_client_that_does_not_read() -> None:
+async def until_full(gateway: Gateway) -> None:
+    """Wait until the gateway has more for its only client than that takes."""
+    (connection,) = gateway.services.connections
+    while connection.exchange is None or not connection.exchange.client_is_full:
+        await asyncio.sleep(0.001)
+
+
+def test_a_client_that_does_not_read(clock: Clock) -> None:
     async def conversation() -> None:
         async def script(peer: Peer) -> None:
             await peer.request()
@@ -336,12 +366,15 @@ def test_a_client_that_does_not_read() -> None:
 
         async with (
             Upstream(script) as upstream,
-            Gateway(toml(upstream, top='[timeouts]\nidle = "300ms"')) as gateway,
+            Gateway(toml(upstream, top='[timeouts]\nidle = "250ms"')) as gateway,
         ):
             client = await gateway.client()
             await client.send(POST)
+            await client.until(b"\r\n\r\n")
+            await until_full(gateway)
             while not gateway.records:
-                await asyncio.sleep(0.05)
+                clock.forward(gateway, 0.25)
+                await asyncio.sleep(0)
             (record,) = gateway.records
             assert (record["status"], record["error"]) == (499, "client_closed")
             assert record["bytes_out"] < 60_000_000
@@ -350,20 +383,21 @@ def test_a_client_that_does_not_read() -> None:
     converse(conversation())
 
 
-def test_a_client_that_reads_slowly_is_served() -> None:
+def test_a_client_that_reads_slowly_is_served(clock: Clock) -> None:
     size = 12_000_000
 
     async def conversation() -> None:
         async with (
             Upstream(answering(ok(b"x" * size))) as upstream,
-            Gateway(toml(upstream, top='[timeouts]\nidle = "400ms"')) as gateway,
+            Gateway(toml(upstream, top='[timeouts]\nidle = "500ms"')) as gateway,
         ):
             client = await gateway.client()
             await client.send(POST)
             await client.until(b"\r\n\r\n")
+            await until_full(gateway)
             left = size
             for _ in range(8):
-                await asyncio.sleep(0.2)
+                clock.forward(gateway, 0.25)
                 await client.exactly(500_000)
                 left -= 500_000
             await client.exactly(left)
@@ -474,7 +508,7 @@ def test_a_short_keep_alive_of_the_upstream_is_honoured() -> None:
     converse(conversation())
 
 
-def test_an_idle_connection_ages_and_goes() -> None:
+def test_an_idle_connection_ages_and_goes(clock: Clock) -> None:
     async def conversation() -> None:
         pool = 'pool = { keep_alive = "200ms" }'
         async with (
@@ -484,6 +518,7 @@ def test_an_idle_connection_ages_and_goes() -> None:
             assert (await gateway.ask(GET)).status == 200
             (group,) = gateway.services.groups()
             assert len(group.members[0].idle) == 1
+            clock.forward(gateway, 0.25)
             await upstream.peers[0].over.wait()
             assert group.members[0].idle == []
 
