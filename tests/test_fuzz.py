@@ -7,14 +7,17 @@ What they have found stands as cases beside the tests of what was at fault (`tes
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 from random import Random
 
 import pytest
 
 from aigw.config import readers
 from aigw.wire import framing, gate
-from tests.fuzz import answers, bodies, bulk, configuration, requests
+from tests.fuzz import answers, bodies, bulk, configuration, conversations, requests
 from tests.fuzz.bulk import Bounds, Counts, FoundError
+from tests.running import ROOT
 from tests.twins import policies
 
 # Fuzzer, tries, and the least part of them that must have come to each end.
@@ -23,7 +26,23 @@ BRIEFLY = [
     (bodies.attempt, 200, {"chunked, ended": 0.1, "chunked, refused": 0.1, "at every cut": 0.05}),
     (answers.attempt, 100, {"whole": 0.1, "refused": 0.1, "cut": 0.01, "waiting": 0.01}),
     (configuration.attempt, 40, {"valid": 0.05, "refused": 0.3}),
+    (conversations.attempt, 40, {"seen upstream": 0.5, "answered": 1.0, "closed": 0.1}),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def off_stage() -> Iterator[None]:
+    yield
+    if conversations.stage.cache_info().currsize:
+        conversations.stage().close()
+        conversations.stage.cache_clear()
+
+
+def test_each_is_run_by_ci() -> None:
+    folder = Path(bulk.__file__).parent
+    fuzzers = {file.stem for file in folder.glob("*.py") if "__main__" in file.read_text()}
+    (listed,) = re.findall(r"for name in (.*); do", (ROOT / ".ci" / "run").read_text())
+    assert set(listed.split()) == fuzzers
 
 
 @pytest.mark.parametrize(("attempt", "tries", "least"), BRIEFLY)
@@ -37,7 +56,8 @@ def test_each_runs_and_tries_both_good_and_bad(
 
 
 def test_a_seed_gives_the_same_inputs() -> None:
-    for make in (requests.make, bodies.make_chunks, answers.make, configuration.make):
+    kinds = (requests, answers, configuration, conversations)
+    for make in (*(kind.make for kind in kinds), bodies.make_chunks):
         one, again, other = (make(Random(f"{seed} 5")) for seed in (1, 1, 2))
         assert one == again
         assert one != other
@@ -63,7 +83,7 @@ RULES = [
     ("repeated", b"GET /v1 HTTP/1.1\r\nHost: gw\r\nX-API-Key: a\r\nX-API-Key: b\r\n\r\n"),
     ("disguised", b"GET /v1 HTTP/1.1\r\nHost: gw\r\nX-API-Key: a\r\nX_API_Key: b\r\n\r\n"),
     (
-        "transfer_encoding",
+        "one_framing",
         b"POST /v1 HTTP/1.1\r\nHost: gw\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
     ),
     ("version", b"GET /v1 HTTP/1.2\r\nHost: gw\r\n\r\n"),
@@ -113,6 +133,17 @@ def test_an_answer_with_two_framings_is_noticed(monkeypatch: pytest.MonkeyPatch)
     outcome = answers.relayed([data], b"GET", False)
     with pytest.raises(AssertionError):
         answers.check_whole(outcome, data, b"GET")
+
+
+def test_a_request_of_two_lengths_is_noticed_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    two = (
+        b"POST /v1/x HTTP/1.1\r\nHost: gw\r\nX-API-Key: user1\r\nContent-Length: 5\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+    )
+    conversations.converse([two], Counts())
+    monkeypatch.setitem(gate.REQUEST_RULES, "one_framing", lambda asked: None)
+    with pytest.raises(AssertionError, match="upstream has got"):
+        conversations.converse([two], Counts())
 
 
 def test_a_secret_that_is_quoted_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ the number of the try: `--seed 1 --from 123456 --count 1` tries that one again.
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import sys
 import time
 from collections import Counter
@@ -18,6 +19,8 @@ from random import Random
 
 # Longer inputs are not cut into single bytes: they would take up most of the time.
 MOST_SINGLE_BYTES = 400
+
+HANGS_S = 60.0  # after the time is over, for one try on a loaded machine
 
 Counts = Counter[str]
 Try = Callable[[Random, Counts], None]
@@ -65,6 +68,8 @@ def main(attempt: Try, about: str, name: str) -> int:
     given = parser.parse_args()
     seconds = 60.0 if given.seconds is None and given.count is None else given.seconds
     bounds = Bounds(given.seed, given.first, given.count, seconds)
+    if seconds is not None:  # a try that hangs is a finding, too
+        faulthandler.dump_traceback_later(seconds + HANGS_S, exit=True)
     began_s = time.monotonic()
     try:
         run(attempt, bounds)

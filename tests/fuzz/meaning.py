@@ -134,10 +134,12 @@ def read_request(data: bytes) -> Message:
 def read_requests(data: bytes) -> tuple[list[Message], bool]:
     """All whole requests in a row, and whether what follows them can be read no further.
 
-    Half a request is where the reading stops, and nothing is wrong with it.
+    Half a request is where the reading stops, and nothing is wrong with it; nor is with one empty
+    line before a request (RFC 9112, 2.2).
     """
     found: list[Message] = []
     while data:
+        data = data.removeprefix(b"\r\n")
         try:
             message = read_request(data)
         except EOFError:
