@@ -19,7 +19,8 @@ admin         the admin listener: metrics, health, upstreams, reload, stop
 mock          the built-in provider of `aigw demo` and the benches
 worker        one event loop that does nothing but proxy
 controller    health checks, admin and reload, in a process that may crash unnoticed
-master        sockets, shared memory, fork, signals; no event loop
+opening       what is opened before the first fork: sockets, shared memory, the first policy
+master        fork, signals, waitpid: who lives and who serves; no event loop
 demo          `aigw demo`: mock, gateway and a streamed request, offline
 cli           the commands
 """

@@ -1,7 +1,8 @@
-"""The master: opens what is shared, forks the children, watches them, and ends them in order.
+"""The master: forks the children, watches them, and ends them in order.
 
-Not here: traffic, configuration's meaning, event loops, threads.  The master reads no byte of a
-client and nothing that a client can influence, so that it stays when everything else falls.
+Not here: what is opened before the first fork (opening), traffic, event loops, threads.  The master
+reads no byte of a client and nothing that a client can influence, so that it stays when everything
+else falls.
 
 The one idea: after the fork it is a plain loop.  Whatever wakes it (a signal, a report of the
 controller, a clock tick) changes a little state, and then `_tend` compares what is with what should
@@ -30,7 +31,6 @@ import math
 import os
 import select
 import signal
-import socket
 import time
 from collections import deque
 from collections.abc import Callable
@@ -39,13 +39,11 @@ from enum import IntEnum
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from aigw.admin.listener import refuse_unprotected
 from aigw.controller import ControllerChild, run_controller
-from aigw.errors import StartError, in_one_line
-from aigw.host import Notifier, worker_count
-from aigw.memory import Memory, WorkerState
-from aigw.observe.access_log import check_destination
-from aigw.policy import Policy, compile_policy, load_policy
+from aigw.host import Notifier
+from aigw.memory import WorkerState
+from aigw.opening import Common, open_common
+from aigw.policy import Policy, load_policy
 from aigw.processes import (
     ControllerProcess,
     Restarts,
@@ -54,22 +52,7 @@ from aigw.processes import (
     fork,
     how_it_ended,
 )
-from aigw.sharing import Inboxes
-from aigw.sockets import (
-    LEAST_ROOM,
-    Room,
-    address_of,
-    bind_admin,
-    bind_listeners,
-    close_listeners,
-    drop_new_connections,
-    open_file_limit,
-    own_files,
-    places,
-    spread,
-    take_inherited,
-)
-from aigw.upstreams.connector import prepare_tls
+from aigw.sockets import close_listeners, drop_new_connections
 from aigw.worker import WorkerChild, run_worker
 
 if TYPE_CHECKING:
@@ -107,95 +90,11 @@ def run_master(
     `reload` reads the settings anew; the controller calls it.  Raises StartError for whatever keeps
     aigw from starting: nothing is forked then, and nothing left behind.
     """
-    _log_to_stderr(settings.log.level)
-    slots = worker_count(settings.listen.workers)
-    own = own_files(slots, len(settings.listen.address))
-    files = open_file_limit(own + LEAST_ROOM)
-    connections = min(settings.limits.connections, places(files, own).connections)
-    check_destination(settings.log.access)
-    common = _open(settings, reload, slots)
+    common = open_common(settings, reload)
     try:
-        _publish_first_policy(settings, common.memory)
-        log.info("listening on %s, admin %s", *common.addresses())
-        log.info("%d workers, %d connections each (%d open files)", slots, connections, files)
-        if connections < settings.limits.connections:
-            log.warning(
-                "only %d of limits.connections = %d fit the open-file limit (raise ulimit -n)",
-                *(connections, settings.limits.connections),
-            )
         return Master(common, Notifier(os.environ), worker, controller).run()
     finally:
         common.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Common:
-    """What all children are given, or a part of it; made before the first fork."""
-
-    settings: Settings
-    reload: Callable[[], Settings]
-    memory: Memory
-    listeners: list[list[socket.socket]]
-    admin: socket.socket | None
-    inboxes: Inboxes
-
-    def addresses(self) -> tuple[str, str]:
-        """Where data and admin listeners are, for the log."""
-        data = ", ".join(str(address_of(listener)) for listener in self.listeners[0])
-        return data, f"on {address_of(self.admin)}" if self.admin else "off"
-
-    def close(self) -> None:
-        """Close all, remove our socket files; may be called twice."""
-        close_listeners(self.listeners)
-        self.inboxes.close()
-        if self.admin:
-            close_listeners([[self.admin]])
-
-
-def _open(settings: Settings, reload: Callable[[], Settings], slots: int) -> Common:
-    inherited = take_inherited(os.environ)
-    listen = settings.listen
-    room = Room(listen.backlog, listen.send_buffer_bytes, listen.receive_buffer_bytes)
-    if inherited.data:  # its unit has options of the same meaning
-        listeners = spread([[listener] for listener in inherited.data], slots)
-    else:
-        listeners = bind_listeners(listen.address, slots, room)
-    admin: socket.socket | None = inherited.admin
-    try:
-        admin = admin or bind_admin(listen.admin)
-        refuse_unprotected(admin, listen.admin_token)
-        return Common(settings, reload, Memory.create(slots), listeners, admin, Inboxes(slots))
-    except BaseException:
-        close_listeners([*listeners, [admin] if admin else []])
-        raise
-
-
-def _publish_first_policy(settings: Settings, memory: Memory) -> None:
-    """Compile and publish version 1; an unusable certificate or a missing file is a StartError."""
-    try:
-        blob = compile_policy(settings, memory, time.monotonic())
-    except OSError as error:
-        raise StartError(f"{error.filename}: {error.strerror}") from error
-    # Contexts made here are inherited by all workers, who need not read the trust store again.
-    prepare_tls(load_policy(blob).upstreams)
-    memory.policy.publish(blob)
-
-
-def _log_to_stderr(level: str) -> None:
-    """The operational log, for this process and all that it forks."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s [%(process)d] %(message)s"))
-    for logger in (log, logging.getLogger("asyncio")):
-        logger.handlers[:] = [handler]
-        logger.propagate = False
-    log.setLevel(level.upper())
-
-
-class _Formatter(logging.Formatter):
-    """A traceback, as the event loop logs one, in our words: without the error's own text."""
-
-    def formatException(self, ei: logging._SysExcInfoType) -> str:  # noqa: N802
-        return in_one_line(ei[1]) if ei[1] is not None else ""
 
 
 # ---------------------------------------------------------------- the loop

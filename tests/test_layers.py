@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
     {"proxy"},
     {"admin"},
     {"mock"},
-    {"worker", "controller"},
+    {"opening", "worker", "controller"},
     {"master"},
     {"demo"},
     {"cli"},

@@ -26,9 +26,9 @@ from aigw import cli
 from aigw.admin.listener import Access, Question
 from aigw.config import load, zero_config
 from aigw.errors import Code
-from aigw.master import _Formatter
 from aigw.memory import Memory
 from aigw.mock.provider import MockSettings, serve
+from aigw.opening import Formatter
 from aigw.policy import compile_policy, load_policy
 from aigw.upstreams.connector import tls_of
 from aigw.wire.head import read_request
@@ -275,7 +275,7 @@ async def provoke(searched: Searched) -> None:
 
 async def until_free(searched: Searched, data: bytes) -> None:
     """The place of a client that has left is given back soon."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while await searched.ask(data) in ("overloaded", "concurrency_limit_exceeded"):
             await asyncio.sleep(0.01)
 
@@ -555,7 +555,7 @@ def test_a_traceback_of_the_event_loop_is_logged_without_what_it_says() -> None:
         raise RuntimeError("S3CRET")
     except RuntimeError:
         record = logging.LogRecord("asyncio", 40, "", 0, "Task failed", (), sys.exc_info())
-    told = _Formatter("%(message)s").format(record)
+    told = Formatter("%(message)s").format(record)
     assert told.startswith("Task failed\nRuntimeError (")
     search(told, "the log")
 
