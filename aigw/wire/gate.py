@@ -3,8 +3,9 @@
 h11 is lenient where a proxy must not be: it accepts Content-Length with Transfer-Encoding,
 Transfer-Encoding in HTTP/1.0, bare LF, folded lines and control characters, and it merges equal
 Content-Lengths.  Each rule below closes one such door; `REQUEST_RULES` and `ANSWER_RULES` name
-them all.  A rule looks at values and returns nothing: it raises `HeadError`, which the proxy
-answers with 400 (from a client) or 502 (from an upstream), and closes.
+them all, and `tests/test_wire_rules_switched_off.py` shows what would come in at each.  A rule
+looks at values and returns nothing: it raises `HeadError`, which the proxy answers with 400 (from a
+client) or 502 (from an upstream), and closes.
 """
 
 from __future__ import annotations
@@ -20,27 +21,12 @@ class HeadError(Exception):
     """A head that the gateway refuses; the text says why, in words fit for the one who sent it."""
 
 
-# ---- what a request's bytes may not contain (before h11 sees them) ----------------------------
+# ---- what a request's bytes may not contain ------------------------------------------------------
 
 # Control characters but for tab, a CR or LF on its own, and obsolete line folding
 # (RFC 9112, 2.2 and 5.2; RFC 9110, 5.5).
 FORBIDDEN_OCTETS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\r\n[ \t]")
 CONTROL_OCTETS = bytes({*range(0x20), 0x7F} - {ord("\t")})
-CONTENT_LENGTH = re.compile(rb"\r\ncontent-length[ \t]*:([^\r]*)", re.IGNORECASE)
-# 18 digits stay below 2**63; `int()` alone would also accept "+5", "5_0" and other digits.
-DIGITS = re.compile(rb"[0-9]{1,18}")
-
-
-def check_request_octets(head: bytes) -> None:
-    """The rules that need the bytes as they were sent, because h11 mends or merges."""
-    if has_forbidden_octets(head):
-        found = FORBIDDEN_OCTETS.search(head)
-        raise HeadError(_name_octet(found.group() if found else b""))
-    lengths = CONTENT_LENGTH.findall(head)
-    if len(lengths) > 1:
-        raise HeadError("Content-Length is repeated")
-    if lengths and not DIGITS.fullmatch(lengths[0].strip(b" \t")):
-        raise HeadError("Content-Length is not a plain number")
 
 
 def has_forbidden_octets(head: bytes) -> bool:
@@ -66,13 +52,17 @@ def _name_octet(octets: bytes) -> str:
 
 # ---- rules on a request as h11 read it -----------------------------------------------------------
 
-# `Host` names no credential and is replaced, but its syntax is part of the message (RFC 9112, 3.2).
-HOST = re.compile(rb"[0-9A-Za-z!$%&'()*+,\-.:;=\[\]_~]*")
-ABSOLUTE_FORM = re.compile(rb"https?://[^/?#@]+(?=[/?]|$)", re.IGNORECASE)
+# `Host` names no credential and is replaced, but its syntax is part of the message (RFC 9112, 3.2;
+# RFC 3986, 3.2.2 and 3.2.3): a name or a literal in brackets, and a port of digits.
+HOST_AND_PORT = rb"(?:\[[0-9A-Za-z!$%&'()*+,\-.:;=_~]+\]|[0-9A-Za-z!$%&'()*+,\-.;=_~]*)(?::[0-9]*)?"
+HOST = re.compile(HOST_AND_PORT)
+ABSOLUTE_FORM = re.compile(rb"https?://(?=[^:/?])" + HOST_AND_PORT + rb"(?=[/?]|$)", re.IGNORECASE)
+# In capitals: some servers do not tell a method in small letters from them.
 METHODS_REFUSED = {
     b"CONNECT": "CONNECT is not served",
-    # An upstream would echo the credential that the gateway put in.
+    # An upstream would echo the credential that the gateway put in; Microsoft's call it TRACK.
     b"TRACE": "TRACE is not served",
+    b"TRACK": "TRACK is not served",
 }
 CREDENTIAL_FIELDS = frozenset({b"authorization", b"x-api-key", b"x-goog-api-key", b"api-key"})
 SINGLE_FIELDS = CREDENTIAL_FIELDS | {
@@ -84,22 +74,56 @@ SINGLE_FIELDS = CREDENTIAL_FIELDS | {
     b"x-app-id",
     b"origin",
 }
-# Fields that decide something here or upstream; the same name with an underscore is a disguise
-# that CGI-like servers cannot tell from the real one.
-UNDERSCORE = ord("_")
-DECISIVE_FIELDS = SINGLE_FIELDS | {b"connection", b"upgrade", b"te", b"trailer", b"keep-alive"}
+# By whom and for whom a request was handed on: the gateway's word, not the client's.
+FORWARDING_FIELDS = frozenset(
+    {
+        b"forwarded",
+        b"via",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-prefix",
+        b"x-forwarded-proto",
+        b"x-forwarded-scheme",
+        b"x-forwarded-server",
+        b"x-forwarded-ssl",
+        b"x-original-forwarded-for",
+        b"x-real-ip",
+    }
+)
+# Fields that decide something here or upstream.  The same name with another sign for the dash, an
+# underscore mostly, is a disguise: CGI-like servers cannot tell it from the real one (RFC 3875,
+# 4.1.18; some take every sign for an underscore).
+DECISIVE_FIELDS = (
+    SINGLE_FIELDS
+    | FORWARDING_FIELDS
+    | {b"connection", b"upgrade", b"te", b"trailer", b"keep-alive"}
+)
+PLAIN_OCTETS = b"abcdefghijklmnopqrstuvwxyz0123456789-"
+SIGNS = b"!#$%&'*+.^_`|~"
+SIGNS_TO_DASHES = bytes.maketrans(SIGNS, b"-" * len(SIGNS))
+# 18 digits stay below 2**63; `int()` alone would also accept "+5", "5_0" and other digits.
+DIGITS = re.compile(rb"[0-9]{1,18}")
+LENGTH_LINES = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 
 
 class Asked(NamedTuple):
-    """A request's head as h11 read it.  `known` has the last value of each field by its name: the
-    rules look there, which costs the same for any number of fields, and walk over `fields` only
-    where something is suspicious."""
+    """A request's head as it was sent (`raw`) and as h11 read it, which mends and merges.  `known`
+    has the last value of each field by its name: the rules look there, which costs the same for any
+    number of fields, and walk over `fields` only where something is suspicious."""
 
+    raw: bytes
     method: bytes
     target: bytes
     version: bytes
     fields: list[Field]
     known: dict[bytes, bytes]
+
+
+def _octets(asked: Asked) -> None:
+    if has_forbidden_octets(asked.raw):
+        found = FORBIDDEN_OCTETS.search(asked.raw)
+        raise HeadError(_name_octet(found.group() if found else b""))
 
 
 def _version(asked: Asked) -> None:
@@ -108,8 +132,9 @@ def _version(asked: Asked) -> None:
 
 
 def _method(asked: Asked) -> None:
-    if asked.method in METHODS_REFUSED:
-        raise HeadError(METHODS_REFUSED[asked.method])
+    method = asked.method.upper()
+    if method in METHODS_REFUSED:
+        raise HeadError(METHODS_REFUSED[method])
 
 
 def _target(asked: Asked) -> None:
@@ -135,11 +160,12 @@ def _repeated(asked: Asked) -> None:
 
 
 def _disguised(asked: Asked) -> None:
-    if UNDERSCORE not in b"\n".join(asked.known):
+    if not b"".join(asked.known).translate(None, PLAIN_OCTETS):
         return
-    for name, _, _ in asked.fields:
-        if b"_" in name and name.replace(b"_", b"-") in DECISIVE_FIELDS:
-            raise HeadError(f"{name.decode()} is spelt with an underscore")
+    for name in asked.known:
+        undisguised = name.translate(SIGNS_TO_DASHES)
+        if undisguised != name and undisguised in DECISIVE_FIELDS:
+            raise HeadError(f"{name.decode()} is {undisguised.decode()} in disguise")
 
 
 def _host(asked: Asked) -> None:
@@ -147,23 +173,41 @@ def _host(asked: Asked) -> None:
         raise HeadError("Host is malformed")
 
 
-def _transfer_encoding(asked: Asked) -> None:
-    if b"transfer-encoding" not in asked.known:
-        return
+def _one_length(asked: Asked) -> None:
+    """h11 makes one of lines that are equal, and of the members of a list."""
     if b"content-length" in asked.known:
+        lengths = LENGTH_LINES.findall(asked.raw)
+        if len(lengths) != 1 or b"," in lengths[0]:
+            raise HeadError("Content-Length is repeated")
+
+
+def _length(asked: Asked) -> None:
+    if not DIGITS.fullmatch(asked.known.get(b"content-length", b"0")):
+        raise HeadError("Content-Length is not a plain number")
+
+
+def _one_framing(asked: Asked) -> None:
+    if b"transfer-encoding" in asked.known and b"content-length" in asked.known:
         raise HeadError("both Content-Length and Transfer-Encoding")
-    if asked.version == b"1.0":
+
+
+def _chunks(asked: Asked) -> None:
+    if b"transfer-encoding" in asked.known and asked.version == b"1.0":
         raise HeadError("Transfer-Encoding in HTTP/1.0")
 
 
 REQUEST_RULES: dict[str, Callable[[Asked], None]] = {
+    "octets": _octets,
     "version": _version,
     "method": _method,
     "target": _target,
     "repeated": _repeated,
     "disguised": _disguised,
     "host": _host,
-    "transfer_encoding": _transfer_encoding,
+    "one_length": _one_length,
+    "length": _length,
+    "one_framing": _one_framing,
+    "chunks": _chunks,
 }
 
 

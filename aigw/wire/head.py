@@ -19,7 +19,6 @@ from aigw.wire.gate import (
     HeadError,
     check_answer,
     check_request,
-    check_request_octets,
     comma_list,
 )
 
@@ -159,7 +158,6 @@ def read_request(head: bytes) -> RequestHead:
 
     Raises `HeadError` for whatever h11 or the gate refuses.
     """
-    check_request_octets(head)
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head))
     connection.receive_data(head)
     try:
@@ -170,7 +168,7 @@ def read_request(head: bytes) -> RequestHead:
         raise HeadError("incomplete request head")
     method, target, version = event.method, event.target, event.http_version
     fields, known = _fields_of(event.headers)
-    check_request(Asked(method, target, version, fields, known))
+    check_request(Asked(head, method, target, version, fields, known))
     return RequestHead(method, target, version == b"1.0", fields, known)
 
 

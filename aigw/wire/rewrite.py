@@ -7,7 +7,7 @@ those are dealt with by the tables before the names in `Connection` are looked a
 
 from __future__ import annotations
 
-from aigw.wire.gate import CREDENTIAL_FIELDS
+from aigw.wire.gate import CREDENTIAL_FIELDS, FORWARDING_FIELDS
 from aigw.wire.head import AnswerHead, RequestHead
 from aigw.wire.template import Shape
 
@@ -26,26 +26,19 @@ HOP_BY_HOP = frozenset(
     }
 )
 # What the gateway settles itself, and what would tell an upstream about the client.
-REQUEST_WITHHELD = HOP_BY_HOP | {
-    b"cookie",
-    b"expect",
-    b"forwarded",
-    b"host",
-    b"trailer",
-    b"via",
-    b"x-app-id",
-    b"x-forwarded-for",
-    b"x-forwarded-host",
-    b"x-forwarded-port",
-    b"x-forwarded-prefix",
-    b"x-forwarded-proto",
-    b"x-forwarded-scheme",
-    b"x-forwarded-server",
-    b"x-forwarded-ssl",
-    b"x-original-forwarded-for",
-    b"x-real-ip",
-    b"x-user-id",
-}
+REQUEST_WITHHELD = (
+    HOP_BY_HOP
+    | FORWARDING_FIELDS
+    | {
+        b"cookie",
+        b"expect",
+        b"host",
+        b"proxy",  # CGI makes it HTTP_PROXY, which many programs take for their proxy's address
+        b"trailer",
+        b"x-app-id",
+        b"x-user-id",
+    }
+)
 ANSWER_WITHHELD = HOP_BY_HOP
 OWN_PREFIX = b"x-aigw-"
 OWN_PREFIX_BYTES = len(OWN_PREFIX)
