@@ -1,8 +1,8 @@
 """Which route a path takes: the first whose prefix it has, on a segment boundary.
 
 The path is matched as it was sent.  Since an upstream may decode and resolve it, the decoded and
-resolved path must take the same route; a request whose dot segments, encoded slashes or empty
-segments would lead it elsewhere is refused.
+resolved path must take the same route; a request whose dot segments, encoded slashes, empty
+segments or segments' parameters would lead it elsewhere is refused.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from urllib.parse import unquote_to_bytes
 from aigw.policy.compiled import Route
 
 # Without one of these a path cannot resolve to another one.
-MAY_RESOLVE = re.compile(rb"/\.|//|%|\\")
-CLIMBS = re.compile(rb"[/\\]\.\.(?:[/\\]|$)")
+MAY_RESOLVE = re.compile(rb"/\.|//|[%\\;]")
+CLIMBS = re.compile(rb"[/\\]\.\.(?:[/\\;]|$)")
 # A segment's end to some servers and not to others, so that they climb differently far.
 UNEVEN = re.compile(rb"//|\\|%2f|%5c", re.IGNORECASE)
+# What ends a path for servers in C, and a dot, slash or backslash in more octets than UTF-8 allows.
+SPOILT = re.compile(rb"\0|\xc0[\xae\xaf]|\xc1\x9c")
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
@@ -59,7 +61,7 @@ def leaves_route(routes: Sequence[Route], path: bytes, route: Route | None) -> b
     if MAY_RESOLVE.search(path) is None:
         return False
     decoded = unquote_to_bytes(path)
-    if CLIMBS.search(decoded) and UNEVEN.search(path):
+    if SPOILT.search(decoded) or (CLIMBS.search(decoded) and UNEVEN.search(path)):
         return True
     for reading in (path, decoded):
         resolved = resolve(reading)
@@ -77,9 +79,11 @@ def _climbs_out(path: bytes, route: Route) -> bool:
 
 
 def resolve(path: bytes) -> bytes | None:
-    """The path without empty and dot segments; None if it climbs over the root."""
+    """The path without empty and dot segments, and without the parameters behind a `;`, which some
+    servers take off before they look for dots; None if it climbs over the root."""
     segments: list[bytes] = []
-    for segment in path.replace(b"\\", b"/").split(b"/"):
+    for part in path.replace(b"\\", b"/").split(b"/"):
+        segment = part.partition(b";")[0]
         if segment == b"..":
             if not segments:
                 return None
