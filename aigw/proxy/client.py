@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import re
 import socket
 import struct
 import termios
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 LINGER_S = 2.0
 LINGER_BYTES = 1024 * 1024
 NEVER = float("inf")
-# RFC 9112, 2.2: a server should ignore an empty line before the request line; some old clients
-# send one after a POST.
-EMPTY_LINE = b"\r\n"
+# RFC 9112, 2.2: a server should ignore at least one empty line before the request line; some old
+# clients send one after a POST.
+EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 
 
 class State(Enum):
@@ -252,8 +253,8 @@ class ClientConnection(asyncio.Protocol):
         if self._pending:
             self._pending += data
             data = bytes(self._pending)
-        if data.startswith(EMPTY_LINE):
-            data = data[len(EMPTY_LINE) :]
+        if data.startswith(b"\r\n"):
+            data = EMPTY_LINES.sub(b"", data, 1)
         end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
         if end < 0:
             self._partial_head(data)
@@ -303,6 +304,8 @@ class ClientConnection(asyncio.Protocol):
     def _partial_head(self, data: bytes) -> None:
         """Keep what has come; refuse what can no longer become a legal head."""
         if not data:
+            self._pending.clear()
+            self._searched = 0
             return
         found = FORBIDDEN_OCTETS.search(data, max(0, self._searched - 2))
         if found and not (found.group() == b"\r" and found.end() == len(data)):
