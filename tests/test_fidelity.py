@@ -206,7 +206,7 @@ def replies(draw: st.DrawFn) -> Reply:
     plain = draw(st.booleans())
     kept = draw(plain_fields if plain else fields)
     framing = draw(st.sampled_from(["length", "chunked", "close"]))
-    body = raw = draw(bodies)
+    body = sent = raw = draw(bodies)
     hop = [] if plain else draw(st.lists(st.sampled_from(ANSWER_WITHHELD), max_size=2, unique=True))
     version = b"1.1"
     if framing == "length":
@@ -214,12 +214,13 @@ def replies(draw: st.DrawFn) -> Reply:
         version = b"1.1" if plain else draw(st.sampled_from([b"1.0", b"1.1"]))
     elif framing == "chunked":
         hop.append((b"transfer-encoding", b"chunked"))
-        raw = chunked(body, draw(chunkings), draw(extensions))
+        sizes = draw(chunkings)
+        sent, raw = chunked(body, sizes, draw(extensions)), chunked(body, sizes, b"")
     if not plain and draw(st.booleans()):
         hop += [(b"Connection", b"x-hop, close"), (b"X-Hop", b"named by Connection")]
     line = draw(st.sampled_from(STATUS_LINES))
     lines = mixed(draw, kept, hop)
-    wire = head(b"HTTP/%b %b" % (version, line), lines, b" " if plain else draw(paddings)) + raw
+    wire = head(b"HTTP/%b %b" % (version, line), lines, b" " if plain else draw(paddings)) + sent
     return Reply(line, wire, kept, framing, body, raw)
 
 
@@ -330,7 +331,8 @@ def lasts(turn: Turn) -> bool:
 
 
 async def expect_reply(client: Peer, turn: Turn) -> None:
-    """Head and body, compared byte by byte; raw chunks for who speaks HTTP/1.1."""
+    """Head and body, compared byte by byte; raw chunks for who speaks HTTP/1.1, but for their
+    extensions."""
     request, reply = turn.request, turn.reply
     head = await client.until(b"\r\n\r\n")
     first, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
