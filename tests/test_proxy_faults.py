@@ -1,4 +1,4 @@
-"""Conversations that go wrong: hang-ups, silence, lost upstreams, second attempts, overload."""
+"""Conversations that go wrong: hang-ups, silence, lost upstreams, second attempts, the end."""
 
 from __future__ import annotations
 
@@ -585,38 +585,7 @@ def test_a_connect_timeout() -> None:
     converse(conversation())
 
 
-# ---- overload and the end ------------------------------------------------------------------------
-
-
-def test_too_many_connections() -> None:
-    async def conversation() -> None:
-        async with Upstream(answering(ok())) as upstream, Gateway(toml(upstream)) as gateway:
-            gateway.services.connection_limit = 1
-            first, second = await gateway.client(), await gateway.client()
-            await second.send(POST)
-            answer = await second.answer()
-            assert (answer.status, answer.code) == (503, "overloaded")
-            assert answer["retry-after"] == "1"
-            assert await second.closed()
-            await second.close()
-            while len(gateway.services.connections) > 1:
-                await asyncio.sleep(0.005)
-            await first.send(POST)
-            assert (await first.answer()).status == 200
-
-    converse(conversation())
-
-
-def test_a_retired_worker_admits_nothing() -> None:
-    async def conversation() -> None:
-        async with Upstream(answering(ok())) as upstream, Gateway(toml(upstream)) as gateway:
-            gateway.services.retire()
-            answer = await gateway.ask(POST)
-            assert (answer.status, answer.code) == (503, "shutting_down")
-            assert answer["connection"] == "close"
-            assert all(peer.received == b"" for peer in upstream.peers)
-
-    converse(conversation())
+# ---- the end -------------------------------------------------------------------------------------
 
 
 def test_draining_answers_and_closes() -> None:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("both_ways")
 KEY = b"X-API-Key: user1\r\n"
 GET = b"GET /v1/models HTTP/1.1\r\nHost: gw\r\n" + KEY + b"\r\n"
 STREAM = GET.replace(b"models", b"stream")
+POST = b"POST /v1/chat HTTP/1.1\r\nHost: gw\r\n" + KEY + b"Content-Length: 5\r\n\r\nhello"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: gw\r\n\r\n"
 
 
@@ -90,6 +91,18 @@ def test_while_the_loop_is_late_nothing_new_is_admitted(
     assert said[:1] == ["overloaded: the event loop is late; new requests are answered 503"]
     assert said[1::2] == ["no longer overloaded"] * (len(said) // 2)
     assert len(said) % 2 == 0
+
+
+def test_a_retired_worker_admits_nothing() -> None:
+    async def conversation() -> None:
+        async with Upstream(answering(ok())) as upstream, Gateway(toml(upstream)) as gateway:
+            gateway.services.retire()
+            answer = await gateway.ask(POST)
+            assert (answer.status, answer.code) == (503, "shutting_down")
+            assert answer["connection"] == "close"
+            assert all(peer.received == b"" for peer in upstream.peers)
+
+    converse(conversation())
 
 
 def test_who_has_retired_does_not_come_back_when_the_lag_ends() -> None:
@@ -233,5 +246,24 @@ def test_a_reload_changes_how_many_connections_there_may_be() -> None:
             gateway.publish(toml(upstream, top=text.format(3)))
             assert (await asked(friend)).status == 200
             assert (await gateway.ask(HEALTH)).status == 200
+
+    converse(conversation())
+
+
+def test_too_many_connections() -> None:
+    async def conversation() -> None:
+        async with Upstream(answering(ok())) as upstream, Gateway(toml(upstream)) as gateway:
+            gateway.services.connection_limit = 1
+            first, second = await gateway.client(), await gateway.client()
+            await second.send(POST)
+            answer = await second.answer()
+            assert (answer.status, answer.code) == (503, "overloaded")
+            assert answer["retry-after"] == "1"
+            assert await second.closed()
+            await second.close()
+            while len(gateway.services.connections) > 1:
+                await asyncio.sleep(0.005)
+            await first.send(POST)
+            assert (await first.answer()).status == 200
 
     converse(conversation())
