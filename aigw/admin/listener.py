@@ -17,6 +17,7 @@ import ipaddress
 import logging
 import re
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import NamedTuple, Protocol
@@ -249,7 +250,7 @@ class AdminListener:
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._conversations: set[asyncio.Task[None]] = set()
+        self._conversations: dict[asyncio.Task[None], _Conversation] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self, sock: socket.socket) -> None:
@@ -263,21 +264,35 @@ class AdminListener:
         """Stop accepting and end all conversations."""
         if self._server is not None:
             self._server.close()
-        for task in self._conversations:
+        conversations = tuple(self._conversations)
+        for task in conversations:
             task.cancel()
-        await asyncio.gather(*self._conversations, return_exceptions=True)
+        await asyncio.gather(*conversations, return_exceptions=True)
         if self._server is not None:
             await self._server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._conversations.add(task)
-        task.add_done_callback(self._conversations.discard)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        is_full = len(self._conversations) >= CONNECTIONS and not self._make_room()
         conversation = _Conversation(reader, writer, self._control)
+        task = asyncio.create_task(self._serve(conversation, writer, is_full))
+        self._conversations[task] = conversation
+        task.add_done_callback(self._conversations.pop)
+
+    def _make_room(self) -> bool:
+        """End who has asked for nothing for longest: else a few who only wait would keep out an
+        orchestrator, who would take aigw for dead."""
+        silent = {
+            task: told.silent_since_s
+            for task, told in self._conversations.items()
+            if told.silent_since_s is not None and not task.cancelling()
+        }
+        return bool(silent) and min(silent, key=lambda task: silent[task]).cancel()
+
+    async def _serve(
+        self, conversation: _Conversation, writer: asyncio.StreamWriter, is_full: bool
+    ) -> None:
         try:
-            if len(self._conversations) > CONNECTIONS:
+            if is_full:
                 await conversation.refuse(error(503, "overloaded", "Too many connections."))
             else:
                 await conversation.run()
@@ -302,6 +317,7 @@ class _Conversation:
         writer.transport.set_write_buffer_limits(0)
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._method = ""
+        self.silent_since_s: float | None = time.monotonic()  # None while there is a question
 
     async def run(self) -> None:
         """Serve until one side wants no more."""
@@ -318,7 +334,9 @@ class _Conversation:
                 return
             if question is None:
                 return
+            self.silent_since_s = None
             await self._send(await self._answer(question))
+            self.silent_since_s = time.monotonic()
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 await self._leave()
                 return

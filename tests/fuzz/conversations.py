@@ -161,6 +161,8 @@ class Stage:
         got, has_ended = b"", False
         try:
             for piece in pieces:
+                if writer.transport.is_closing():
+                    break  # reset, and uvloop takes nothing more
                 writer.write(piece)
                 await asyncio.sleep(0)  # so that it is a read of its own, as a rule
             while not has_ended:
