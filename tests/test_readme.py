@@ -28,6 +28,8 @@ from aigw.errors import Code
 from aigw.observe.access_line import Clock, Subject, lines_of, subject_text
 from aigw.observe.metrics import METRICS, PREFIX
 from tests.running import ROOT, RunningGateway, running_gateway, running_mock
+from tests.test_wire_requests import CASES as REQUEST_CASES
+from tests.wire.answers_tables import CASES as ANSWER_CASES
 
 README = (ROOT / "README.md").read_text()
 DEFAULT = (ROOT / "gateway.toml").read_text()
@@ -313,6 +315,21 @@ def test_every_option_is_named_and_is_one() -> None:
         name.strip("`"): set(re.findall(r"`(\w+)`", text)) for name, text in table("Configuration")
     }
     assert listed == tables
+
+
+def test_the_numbers_of_cases_are_those_of_the_tables() -> None:
+    """Rounded down to a hundred, so that a new case is no new README."""
+    shown = re.findall(r"more than ([\d,]+) (?:named cases )?of \[(\w+)\]", README)
+    told = {what: int(number.replace(",", "")) for number, what in shown}
+    counted = {"requests": len(REQUEST_CASES), "answers": len(ANSWER_CASES)}
+    assert told == {what: number // 100 * 100 for what, number in counted.items()}
+
+
+def test_every_fuzzer_is_named() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", section("Security and robustness"), re.MULTILINE)
+    (run,) = re.findall(r"for name in (.*); do", (ROOT / ".ci" / "run").read_text())
+    assert sorted(rows) == sorted(run.split())
+    assert "NAME --seconds 60 --seed 1" in section("Security and robustness")
 
 
 @pytest.mark.parametrize("name", ["team", "edge"])

@@ -134,12 +134,13 @@ def read_request(data: bytes) -> Message:
 def read_requests(data: bytes) -> tuple[list[Message], bool]:
     """All whole requests in a row, and whether what follows them can be read no further.
 
-    Half a request is where the reading stops, and nothing is wrong with it; nor is with one empty
-    line before a request (RFC 9112, 2.2).
+    Half a request is where the reading stops, and nothing is wrong with it; nor is with empty
+    lines before a request (RFC 9112, 2.2).
     """
     found: list[Message] = []
     while data:
-        data = data.removeprefix(b"\r\n")
+        while data.startswith(b"\r\n"):
+            data = data[2:]
         try:
             message = read_request(data)
         except EOFError:
