@@ -52,7 +52,7 @@ class End(Enum):
 
 
 class Stray(Enum):
-    """When the upstream sends `stray`: bytes that answer nobody."""
+    """When the upstream sends `stray`, which answers nobody, and ends."""
 
     IDLE = "while the connection is idle"
     BETWEEN = "in the moment in which the next request comes in"
@@ -79,7 +79,7 @@ class Cut(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """The gateway's own 502."""
+    """The gateway's own 502; of the interim answers some may have passed before."""
 
     interim: tuple[bytes, ...] = ()
 
@@ -99,4 +99,4 @@ class AnswerCase(NamedTuple):
     reuse: bool = False
     asks: Ask = Ask.GET
     stray: bytes = b""
-    when: Stray = Stray.IDLE
+    when: Stray | None = None
