@@ -194,17 +194,26 @@ class AnswerReader:
     """Reads the head of one answer, over as many reads as it takes.
 
     `feed` returns an `AnswerHead` and leaves what followed it in `rest`, or returns None where
-    more is needed.  Interim answers (1xx) are collected in `interim`; `interim_bytes` and the
-    head together never exceed `max_bytes`.
+    more is needed.  Interim answers (1xx) are collected in `interim`, from where they may be taken;
+    all of them and the head together never exceed `max_bytes`.
     """
 
-    __slots__ = ("_connection", "_max_bytes", "_seen_bytes", "_start", "interim", "rest")
+    __slots__ = (
+        "_connection",
+        "_interim_answers",
+        "_max_bytes",
+        "_seen_bytes",
+        "_start",
+        "interim",
+        "rest",
+    )
 
     def __init__(self, max_bytes: int):
         self._connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=max_bytes)
         self._max_bytes = max_bytes
         self._seen_bytes = 0
         self._start = b""
+        self._interim_answers = 0
         self.interim: list[AnswerHead] = []
         self.rest = b""
 
@@ -247,7 +256,8 @@ class AnswerReader:
     def _keep_interim(self, event: h11.InformationalResponse) -> None:
         if event.status_code == 101:
             raise HeadError("101 without an upgrade")
-        if len(self.interim) == MAX_INTERIM_ANSWERS:
+        self._interim_answers += 1
+        if self._interim_answers > MAX_INTERIM_ANSWERS:
             raise HeadError("too many interim answers")
         self.interim.append(_answer_head(event))
 
