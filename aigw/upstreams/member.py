@@ -55,7 +55,7 @@ class Member:
         idle = self.idle
         while idle:
             connection = idle.pop()
-            if connection.is_good(now_s):
+            if connection.is_good(now_s) and not connection.has_news():
                 return connection
             connection.drop()
         return None
