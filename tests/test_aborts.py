@@ -27,14 +27,14 @@ import pytest
 import uvloop
 
 from aigw.memory.layout import WORD_BYTES, lay_out
-from tests.conversation import Peer, Upstream, ok
+from tests.conversation import PATIENCE_S, Peer, Upstream, ok
 from tests.running import RunningGateway, running_gateway
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 ABORTS = 1000
 AT_ONCE = 50
-SETTLE_S = 2.0
+SETTLE_S = 20.0
 WORKERS = 2
 CONFIG = """
 [listen]
@@ -228,7 +228,7 @@ class Storm:
                 peer.reset()
             elif self.random.random() < 0.5:
                 peer.end()
-                await asyncio.wait_for(peer.rest(), 5)
+                await asyncio.wait_for(peer.rest(), PATIENCE_S)
 
     async def _upstream_aborts(self, phase: str) -> None:
         """The client waits for what it gets: an answer, an error or a cut one, but an end."""
@@ -238,7 +238,7 @@ class Storm:
         body_bytes = self.random.choice([10, 300_000] if uploads else [0, 10, 3000])
         async with self.connected() as peer:
             await peer.send(request(path, body_bytes))
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 answer = await peer.answer()
             assert answer.status in (0, 200, 502), (phase, answer.status)
             assert answer.whole or phase != "when-idle"

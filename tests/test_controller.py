@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from conversation import PATIENCE_S
 
 from aigw import controller
 from aigw.config import Settings, load
@@ -93,7 +94,7 @@ class House:
         ready = asyncio.Event()
         loop.add_reader(self.reports, ready.set)
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await ready.wait()
         finally:
             loop.remove_reader(self.reports)
@@ -105,7 +106,7 @@ class House:
         head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
         try:
             writer.write(f"{head}{authorization}\r\n".encode())
-            raw = await asyncio.wait_for(reader.read(), 10)
+            raw = await asyncio.wait_for(reader.read(), PATIENCE_S)
         finally:
             writer.close()
             await writer.wait_closed()
@@ -133,7 +134,7 @@ def run(tmp_path: Path, scenario: Callable[[House], Awaitable[None]], **written:
         try:
             await scenario(house)
             os.close(house.master)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 await running
         finally:
             workers.cancel()

@@ -24,6 +24,7 @@ from aigw.mock.provider import MockSettings, serve
 from tests.conversation import Answer, Peer
 from tests.gateway_process import (
     KEY,
+    PATIENCE_S,
     GatewayProcess,
     Load,
     command,
@@ -184,7 +185,7 @@ def test_a_second_sigterm_ends_at_once() -> None:
             assert (await gateway.admin("/health/ready")).status == 503
             assert (await gateway.admin("/health/live")).status == 200
             gateway.signal(signal.SIGTERM)
-            assert await asyncio.wait_for(gateway.ends(), 2) == 1
+            assert await asyncio.wait_for(gateway.ends(), 15) == 1  # draining has 25 s
             assert "ending at once" in gateway.log
 
     play(scene())
@@ -426,7 +427,7 @@ def test_several_addresses_one_of_them_a_unix_socket() -> None:
 
 async def lines(gateway: GatewayProcess, count: int) -> list[dict[str, object]]:
     """The access log once it has so many lines."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while not (gateway.folder / "access.log").is_file():
             await asyncio.sleep(0.01)
         while len(found := gateway.access()) < count:
@@ -449,7 +450,7 @@ class Supervisor:
         self.notified.bind(self.path)
 
     async def notification(self) -> dict[str, str]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             told = await asyncio.get_running_loop().sock_recv(self.notified, 4096)
         return dict(line.split("=", 1) for line in told.decode().splitlines())
 

@@ -82,7 +82,7 @@ def test_notifications_go_to_the_socket_that_is_named(tmp_path: Path) -> None:
     for path in (f"{tmp_path}/notify", *(["@aigw-test-notify"] if sys.platform == "linux" else [])):
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
             supervisor.bind(path.replace("@", "\0"))
-            supervisor.settimeout(5)
+            supervisor.settimeout(20)
             environ = {"NOTIFY_SOCKET": path}
             notifier = Notifier(environ)
             assert environ == {}, "children must not speak for the master"
@@ -93,7 +93,7 @@ def test_notifications_go_to_the_socket_that_is_named(tmp_path: Path) -> None:
 def test_a_lost_reload_is_ended_for_systemd(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(f"{tmp_path}/notify")
-        supervisor.settimeout(5)
+        supervisor.settimeout(20)
         notifier = Notifier({"NOTIFY_SOCKET": f"{tmp_path}/notify"})
         notifier.reload_lost()
         notifier.reloading()

@@ -164,7 +164,7 @@ def test_no_more_hops_than_the_bound_are_looked_at() -> None:
 
 def test_a_head_full_of_commas_costs_little() -> None:
     fields = [b"10.0.0.2," * 3600]
-    began = time.perf_counter()
+    began = time.thread_time()
     for _ in range(20):
         client_ip("10.0.0.1", fields, PROXIES)
-    assert (time.perf_counter() - began) / 20 < 0.01
+    assert (time.thread_time() - began) / 20 < 0.01

@@ -171,9 +171,9 @@ def test_ten_thousand_keys_are_loaded_at_once(tmp_path: Path) -> None:
     blob = compile_policy(settings, Memory.create(1), NOW_S)
     took_s = []
     for _ in range(5):
-        started_s = time.perf_counter()
+        started_s = time.thread_time()
         policy = load_policy(blob)
-        took_s.append(time.perf_counter() - started_s)
+        took_s.append(time.thread_time() - started_s)
     print(f"{MANY} keys loaded in {min(took_s) * 1000:.1f} ms")
     assert len(policy.keys) == MANY
     last = policy.keys[key_digest(f"secret-{MANY - 1}")]

@@ -511,7 +511,7 @@ def test_draining_ends_where_nothing_can_quieten_the_queue(monkeypatch: pytest.M
         accepting = Accepting(listeners, Greeter)
         await accepting.adopt(0)
         monkeypatch.setattr(sockets, "QUIET_S", 3600)
-        await asyncio.wait_for(accepting.drain(), 5)
+        await asyncio.wait_for(accepting.drain(), 20)
 
     uvloop.run(conversation())
 

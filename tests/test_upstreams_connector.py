@@ -137,7 +137,7 @@ async def server(
             with peer:
                 if stop.is_set():
                     return
-                peer.settimeout(5)
+                peer.settimeout(20)
                 with suppress(OSError):
                     if context is None:
                         serve(peer)
@@ -842,6 +842,6 @@ def test_a_cancelled_race_leaves_nothing() -> None:
 
 async def until(true: Callable[[], bool]) -> None:
     """What the kernel or a loop turn brings about cannot be awaited, but it comes soon."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not true():
             await asyncio.sleep(0.005)

@@ -136,7 +136,7 @@ class Watched:
         return self.memory.health.is_out(row, time.monotonic_ns())
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not condition():
                 await asyncio.sleep(0.002)
 
@@ -315,7 +315,7 @@ def test_a_check_may_be_ended_at_any_moment(path: str) -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
             watched.checks.update([])
-        async with asyncio.timeout(5):  # nor does one go on until it is late
+        async with asyncio.timeout(20):  # nor does one go on until it is late
             await watched.checks.close()
 
     run(scenario)
