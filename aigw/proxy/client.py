@@ -304,7 +304,8 @@ class ClientConnection(asyncio.Protocol):
     def _partial_head(self, data: bytes) -> None:
         """Keep what has come; refuse what can no longer become a legal head."""
         if not data:
-            self._pending.clear()
+            # One empty line stays, so that half of another does not begin the head's time anew.
+            del self._pending[2:]
             self._searched = 0
             return
         found = FORBIDDEN_OCTETS.search(data, max(0, self._searched - 2))
