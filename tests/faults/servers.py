@@ -27,19 +27,19 @@ from tests.gateway_process import (
 )
 
 SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin"
-# Of the upstream behind /bad: to its first byte, and between two of them.
-BAD_TIMEOUT_S = 1
 
 
 class Site(NamedTuple):
     """What a configuration is made from.
 
-    `ports`: of the members behind /v1; `bad_port`: of the only one behind /bad, if there is that.
+    `ports`: of the members behind /v1; `bad_port`: of the only one behind /bad, if there is that,
+    which has `bad_timeout_s` to its first byte and from each to the next.
     `keys` are names and keys at once, each perhaps with further lines of its table (aigw only).
     """
 
     ports: tuple[int, ...]
     bad_port: int = 0
+    bad_timeout_s: int = 1
     keys: tuple[tuple[str, str], ...] = (("user1", ""),)
     log: str = "FOLDER/access.log"
     workers: int = 2
@@ -71,7 +71,7 @@ class Aigw(GatewayProcess):
             f'[[keys]]\nname = "{key}"\nkey = "{key}"\n{lines}\n' for key, lines in site.keys
         )
         urls = '", "'.join(f"http://127.0.0.1:{port}" for port in site.ports)
-        bad = BAD.format(port=site.bad_port, timeout_s=BAD_TIMEOUT_S) if site.bad_port else ""
+        bad = BAD.format(port=site.bad_port, timeout_s=site.bad_timeout_s) if site.bad_port else ""
         text = config(0, site.workers, url=urls, keys=keys, route=bad)
         return text.replace("FOLDER/access.log", site.log)
 
@@ -116,7 +116,7 @@ class Nginx(ServerProcess):
         bad = (
             f"""location /bad {{
     proxy_pass http://127.0.0.1:{site.bad_port};
-    proxy_read_timeout {BAD_TIMEOUT_S}s;
+    proxy_read_timeout {site.bad_timeout_s}s;
    }}"""
             if site.bad_port
             else ""
