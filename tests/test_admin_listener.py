@@ -293,6 +293,12 @@ def status_of(method: str, path: str, headers: dict[str, str], access: Access) -
             + b"a" * 99_999,
             413,
         ),
+        (
+            b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nPOST /stop HTTP/1.1\r\n"
+            b"Host: localhost\r\n\r\n",
+            400,
+        ),
         (b"GET /metrics HTTP/1.0\r\n\r\n", 403),
         (b"GET http://localhost/metrics HTTP/1.1\r\nHost: localhost\r\n\r\n", 404),
     ],

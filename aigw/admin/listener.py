@@ -353,6 +353,8 @@ class _Conversation:
                 self._method = event.method.decode("ascii")
                 path = event.target.decode("ascii").partition("?")[0]
                 question = Question(self._method, path, list(event.headers))
+                if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                    raise h11.RemoteProtocolError("both Content-Length and Transfer-Encoding")
             elif isinstance(event, h11.Data):
                 body_bytes += len(event.data)
                 if body_bytes > BODY_BYTES:
