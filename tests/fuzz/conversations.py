@@ -156,6 +156,8 @@ class Stage:
         self.seen.clear()
         self.faults.clear()
         self._gateway.records.clear()
+        # Between conversations the loop stands still, which looks to it like too much work.
+        self._gateway.services.refusing = None
         meant, is_odd = read_requests(b"".join(pieces))
         reader, writer = await asyncio.open_connection("127.0.0.1", self._gateway.port)
         got, has_ended = b"", False
