@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("both_ways")
 KEY = b"X-API-Key: user1\r\n"
 GET = b"GET /v1/models HTTP/1.1\r\nHost: gw\r\n" + KEY + b"\r\n"
 POST = b"POST /v1/chat HTTP/1.1\r\nHost: gw\r\n" + KEY
+PUT = POST.replace(b"POST", b"PUT") + b"Content-Length: 500\r\n\r\n"
 CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -192,5 +193,33 @@ def test_an_answer_of_tiny_chunks_holds_nobody_up() -> None:
                 assert await client.exactly(len(TINY)) == TINY
 
             assert await asks_meanwhile(gateway, asyncio.create_task(download())) > 8
+
+    converse(conversation())
+
+
+def test_a_body_of_tiny_pieces_is_not_kept_for_a_second_try_beyond_its_limit() -> None:
+    """Each piece takes memory beside its octets."""
+
+    async def conversation() -> None:
+        async def script(peer: Peer) -> None:
+            while True:
+                await peer.request()
+                await peer.send(ok())
+
+        top = '[limits]\ninspect_bytes = "1KiB"'
+        async with Upstream(script) as upstream, Gateway(toml(upstream, top=top)) as gateway:
+            client = await gateway.client()
+            await client.send(GET)
+            assert (await client.answer()).status == 200
+            await client.send(PUT)
+            (connection,) = gateway.services.connections
+            for sent in range(1, 30):
+                await client.send(b"~")
+                while sum(peer.received.count(b"~") for peer in upstream.peers) < sent:
+                    await asyncio.sleep(0.001)
+                assert connection.exchange is not None
+                assert sent > 5 or connection.exchange.replay is not None
+            assert connection.exchange.replay is None
+            client.reset()
 
     converse(conversation())

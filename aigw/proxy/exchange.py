@@ -43,7 +43,7 @@ from aigw.proxy.refusal import (
     refusal_answer,
 )
 from aigw.proxy.request import Request
-from aigw.proxy.state import NO_FIELDS, ExchangeState
+from aigw.proxy.state import NO_FIELDS, PIECE_BYTES, ExchangeState
 from aigw.upstreams.connection import UpstreamConnection
 from aigw.upstreams.connector import ConnectFailure
 from aigw.upstreams.known import keep_alive_of
@@ -175,7 +175,7 @@ class Exchange(ExchangeState):
     def _forward(self, piece: bytes) -> None:
         if self.replay is not None:
             self.replay.append(piece)
-            self.replay_bytes += len(piece)
+            self.replay_bytes += len(piece) + PIECE_BYTES
             if self.connection is not None:
                 self._forget_replay_beyond(self.services.policy.inspect_bytes)
         if self.connection is not None:

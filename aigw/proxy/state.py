@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aigw.wire.head import AnswerHead
 
 NO_FIELDS: frozenset[bytes] = frozenset()
+PIECE_BYTES = 64  # what a piece of a body that is kept takes beside its octets
 NO_BODY = LengthReader(0)  # stands where no body was announced, and is never fed
 
 
