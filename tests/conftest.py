@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
 from conversation import Clock
+from hypothesis import HealthCheck, settings
 from recognising import recognise_at_first_sight
+
+# How long an example takes says something of the machine only.
+settings.register_profile("aigw", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("aigw")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where Python may not write bytecode beside the sources, each of the hundred programs that the
+    tests start would compile all that it imports: they share a folder for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+            base = tmp_path_factory.getbasetemp()
+            shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+            patch.delenv("PYTHONDONTWRITEBYTECODE")
+            patch.setenv("PYTHONPYCACHEPREFIX", str(shared / "bytecode"))
+        yield
 
 
 @pytest.fixture(params=["parsed", "express"])

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from http.client import HTTPException, HTTPResponse
@@ -87,19 +88,21 @@ def test_the_printed_commands_work(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
         place, _ = demo._start(stack)
         steps = demo.next_steps(place)
+        began_s = time.monotonic()
         said = [
             subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout
             for line in steps.splitlines()
             if line.startswith(("curl ", "for ", "cat "))
         ]
+        took_s = time.monotonic() - began_s
     chat, message, wrong, burst, metrics, log = said
     assert chat.endswith("data: [DONE]\n\n")
     assert '"type":"message"' in message and TEXT[:40] in message
     assert wrong.startswith("HTTP/1.1 401 ") and "invalid_api_key" in wrong
     codes = burst.split()
-    # Ten at once, less what was asked before, and what the bucket gained meanwhile.
+    # Ten at once, less what was asked before, and what the bucket gained meanwhile: one a second.
     assert len(codes) == 15 and codes[0] == "200"
-    assert set(codes) == {"200", "429"}
+    assert set(codes) == {"200", "429"} or (took_s > 5 and set(codes) == {"200"})
     assert "aigw_requests_total" in metrics
     assert '"path":"/v1/chat/completions"' in log and demo.KEY not in log
 
