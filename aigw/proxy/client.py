@@ -42,6 +42,7 @@ LINGER_BYTES = 1024 * 1024
 NEVER = float("inf")
 # RFC 9112, 2.2: a server should ignore at least one empty line before the request line; some old
 # clients send one after a POST.
+EMPTY_LINE = b"\r\n"
 EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 
 
@@ -161,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
         if self._state is State.BODY and exchange is not None:
             exchange.client_ended_early()
             return True
-        if self._state is HEAD and self._pending:
+        if self._state is HEAD and self._has_begun_head():
             message = "The request ended before its head did."
             self._refuse_head(Refusal(Code.MALFORMED_REQUEST, message))
             return True
@@ -253,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
         if self._pending:
             self._pending += data
             data = bytes(self._pending)
-        if data.startswith(b"\r\n"):
+        if data.startswith(EMPTY_LINE):
             data = EMPTY_LINES.sub(b"", data, 1)
         end = data.find(b"\r\n\r\n", max(0, self._searched - 3))
         if end < 0:
@@ -320,6 +321,10 @@ class ClientConnection(asyncio.Protocol):
             self._await_head(self.services.policy.head_s)
         self._pending[:] = data
         self._searched = len(data)
+
+    def _has_begun_head(self) -> bool:
+        """Has more come of a head than empty lines?"""
+        return bool(self._pending.strip(EMPTY_LINE))
 
     def _begin(self, head_bytes: bytes, rest: bytes) -> None:
         self._state = State.BODY
@@ -559,7 +564,7 @@ class ClientConnection(asyncio.Protocol):
             self.take_up_held()
         elif self.exchange is not None:
             look(self.exchange, now_s)
-        elif self._state is HEAD and self._pending:
+        elif self._state is HEAD and self._has_begun_head():
             message = "The request head did not arrive in time."
             self._refuse_head(Refusal(Code.REQUEST_TIMEOUT, message))
         elif self.transport.get_write_buffer_size():
