@@ -128,7 +128,7 @@ def test_a_chunk_scanner_that_is_lax_is_noticed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_an_answer_with_two_framings_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(gate.ANSWER_RULES, "framing", lambda answered: None)
+    monkeypatch.setitem(gate.ANSWER_RULES, "one_framing", lambda answered: None)
     data = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
     outcome = answers.relayed([data], b"GET", False)
     with pytest.raises(AssertionError):

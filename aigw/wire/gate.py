@@ -240,12 +240,13 @@ def _answer_status(answered: Answered) -> None:
         raise HeadError("the answer's status is out of range")
 
 
-def _answer_framing(answered: Answered) -> None:
-    if b"transfer-encoding" not in answered.known:
-        return
-    if b"content-length" in answered.known:
+def _answer_one_framing(answered: Answered) -> None:
+    if b"transfer-encoding" in answered.known and b"content-length" in answered.known:
         raise HeadError("the answer has both Content-Length and Transfer-Encoding")
-    if answered.version == b"1.0":
+
+
+def _answer_chunks(answered: Answered) -> None:
+    if b"transfer-encoding" in answered.known and answered.version == b"1.0":
         raise HeadError("the answer has Transfer-Encoding in HTTP/1.0")
 
 
@@ -265,7 +266,8 @@ def _answer_octets(answered: Answered) -> None:
 ANSWER_RULES: dict[str, Callable[[Answered], None]] = {
     "version": _answer_version,
     "status": _answer_status,
-    "framing": _answer_framing,
+    "one_framing": _answer_one_framing,
+    "chunks": _answer_chunks,
     "length": _answer_length,
     "octets": _answer_octets,
 }
