@@ -15,7 +15,7 @@ import pytest
 
 from aigw.config import readers
 from aigw.wire import framing, gate
-from tests.fuzz import answers, bodies, bulk, configuration, conversations, requests
+from tests.fuzz import answers, bodies, bulk, configuration, conversations, requests, upstreams
 from tests.fuzz.bulk import Bounds, Counts, FoundError
 from tests.running import ROOT
 from tests.twins import policies
@@ -26,6 +26,7 @@ BRIEFLY = [
     (bodies.attempt, 200, {"chunked, ended": 0.1, "chunked, refused": 0.1, "at every cut": 0.05}),
     (answers.attempt, 100, {"whole": 0.1, "refused": 0.1, "cut": 0.01, "waiting": 0.01}),
     (configuration.attempt, 40, {"valid": 0.05, "refused": 0.3}),
+    (upstreams.attempt, 20, {"whole": 0.1, "refused": 0.1, "answered after it": 1.9}),
     (conversations.attempt, 40, {"seen upstream": 0.5, "answered": 1.0, "closed": 0.1}),
 ]
 
@@ -33,9 +34,10 @@ BRIEFLY = [
 @pytest.fixture(autouse=True, scope="module")
 def off_stage() -> Iterator[None]:
     yield
-    if conversations.stage.cache_info().currsize:
-        conversations.stage().close()
-        conversations.stage.cache_clear()
+    for stage in (conversations.stage, upstreams.stage):
+        if stage.cache_info().currsize:
+            stage().close()
+            stage.cache_clear()
 
 
 def test_each_is_run_by_ci() -> None:
@@ -56,7 +58,7 @@ def test_each_runs_and_tries_both_good_and_bad(
 
 
 def test_a_seed_gives_the_same_inputs() -> None:
-    kinds = (requests, answers, configuration, conversations)
+    kinds = (requests, answers, configuration, conversations)  # `upstreams` makes answers
     for make in (*(kind.make for kind in kinds), bodies.make_chunks):
         one, again, other = (make(Random(f"{seed} 5")) for seed in (1, 1, 2))
         assert one == again
@@ -144,6 +146,31 @@ def test_a_request_of_two_lengths_is_noticed_upstream(monkeypatch: pytest.Monkey
     monkeypatch.setitem(gate.REQUEST_RULES, "one_framing", lambda asked: None)
     with pytest.raises(AssertionError, match="upstream has got"):
         conversations.converse([two], Counts())
+
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+FRAMED_BY_END = b"HTTP/1.1 200 OK\r\n\r\nok"
+# What the upstream sends and how it ends; what the client got, and what the next one did.
+WRONG_ANSWERS = [
+    (OK, "open", OK.replace(b"ok", b"no"), OK),
+    (OK, "open", OK, upstreams.FORGED),
+    (OK + upstreams.FORGED, "open", OK, OK + upstreams.FORGED),
+    (OK[:-1], "fin", OK, OK),
+    (FRAMED_BY_END, "rst", OK, OK),
+]
+
+
+@pytest.mark.parametrize(("sent", "end", "got", "then"), WRONG_ANSWERS)
+def test_a_wrong_answer_is_noticed(
+    sent: bytes, end: str, got: bytes, then: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = upstreams.Script([sent], end)
+    stage = upstreams.stage()
+    monkeypatch.setattr(stage, "play", lambda *_: (OK, [(OK, b"ok")]))
+    upstreams.play(upstreams.Script([OK], "open"), b"GET", Counts())
+    monkeypatch.setattr(stage, "play", lambda *_: (got, [(then, b"ok")]))
+    with pytest.raises(AssertionError):
+        upstreams.play(script, b"GET", Counts())
 
 
 def test_a_secret_that_is_quoted_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

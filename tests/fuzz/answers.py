@@ -128,8 +128,11 @@ def _passed(body: BodyReader, pieces: list[bytes]) -> tuple[str, bytes]:
     return "whole", out
 
 
-def h11_reads(data: bytes, method: bytes) -> tuple[str, int, bytes]:
-    """What h11 as a client makes of it, the connection ending after it: how, status, body."""
+def h11_reads(data: bytes, method: bytes, at_end: bool = True) -> tuple[str, int, bytes]:
+    """What h11 as a client makes of it: how it went, status, body.
+
+    `at_end`: the connection ends after it; otherwise what has no end yet counts as cut.
+    """
     client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
     client.send(h11.Request(method=method, target=b"/", headers=[(b"Host", b"a")]))
     client.send(h11.EndOfMessage())
@@ -145,7 +148,7 @@ def h11_reads(data: bytes, method: bytes) -> tuple[str, int, bytes]:
                 body += event.data
             elif isinstance(event, h11.EndOfMessage):
                 return "whole", status, body
-            elif event is h11.NEED_DATA and not ended:
+            elif event is h11.NEED_DATA and at_end and not ended:
                 ended = True
                 client.receive_data(b"")
             elif not isinstance(event, h11.InformationalResponse):
