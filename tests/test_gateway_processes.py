@@ -195,7 +195,7 @@ def test_what_lasts_longer_than_drain_is_cut_visibly() -> None:
     async def scene() -> None:
         async with (
             await serve(MockSettings()) as mock,
-            GatewayProcess(config(mock.port, timeouts='drain = "1s"')) as gateway,
+            GatewayProcess(config(mock.port, timeouts='drain = "300ms"')) as gateway,
         ):
             client = await gateway.client()
             await client.send(stream(1000, 20))

@@ -72,7 +72,7 @@ def test_a_reload_under_load(reload: Callable[[GatewayProcess], Awaitable[None]]
             kept = await gateway.one_for_each_worker(2)
             streams = [await gateway.client() for _ in range(4)]
             for client in streams:
-                await client.send(stream(100, 15))
+                await client.send(stream(70, 15))
             load = Load(gateway)
             await load.run(20, least=200)
             before = await gateway.metric("requests_total")

@@ -47,7 +47,7 @@ admin_token = "admin-S3CRET"
 workers = 1
 [timeouts]
 head = "500ms"
-drain = "1s"
+drain = "300ms"
 [limits]
 head_bytes = "4KiB"
 body_bytes = "8KiB"
@@ -390,7 +390,7 @@ def test_nothing_that_the_gateway_says_holds_a_secret(tmp_path: Path) -> None:
                 search(command_lines(gateway), "the command lines")
                 running = await gateway.client()
                 await running.send(request("/scripted", PLAIN))  # cut by the end of `drain`
-                await asyncio.sleep(0.2)
+                await running.until(b"\r\n\r\n")
                 gateway.signal(signal.SIGTERM)
                 assert await gateway.ends() == 0
                 search(running.received, "shutting down")
