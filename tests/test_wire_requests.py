@@ -6,15 +6,12 @@ how it is tried and judged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from tests.wire.requests_case import Case
 from tests.wire.requests_tables import CASES, ROWS
-from tests.wire.spying import WAYS, Way, spying
-
-Check = Callable[[Case, Way], None]
+from tests.wire.spying import WAYS, Check, spying
 
 
 @pytest.fixture(scope="module")
@@ -25,12 +22,7 @@ def check() -> Iterator[Check]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_request(name: str, check: Check) -> None:
-    for way in WAYS:
-        try:
-            check(CASES[name], way)
-        except (AssertionError, TimeoutError) as error:
-            error.add_note(f"{way}\nsent {CASES[name].sent!r}")
-            raise
+    check(CASES[name], WAYS)
 
 
 def test_every_row_has_a_name_of_its_own_and_a_section() -> None:

@@ -8,7 +8,7 @@ Behind them stand defences that are no rules of the gate, switched off in the sa
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,11 +16,8 @@ from aigw.wire import gate
 from tests.wire.answers_case import End
 from tests.wire.answers_stage import Theatre
 from tests.wire.answers_tables import CASES as ANSWERS
-from tests.wire.requests_case import Case
 from tests.wire.requests_tables import CASES as REQUESTS
-from tests.wire.spying import WAYS, Way, spying
-
-Check = Callable[[Case, Way], None]
+from tests.wire.spying import WAYS, Check, spying
 
 REQUEST_RULES = {
     "octets": [
@@ -123,4 +120,4 @@ def test_without_another_defence(place: str, check: Check, monkeypatch: pytest.M
 
 def goes_wrong(name: str, check: Check) -> None:
     with pytest.raises(AssertionError):
-        check(REQUESTS[name], WAYS[0])
+        check(REQUESTS[name], WAYS[:1])

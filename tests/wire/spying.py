@@ -1,7 +1,7 @@
 """A raw client on one side of a gateway, an upstream on the other that records every byte.
 
     with spying() as check:
-        check(case, WAYS[0])
+        check(case, WAYS)
 
 One gateway serves all cases, one after the other.  Before a case is judged, everything that the
 gateway has written upstream has arrived there: each connection that it opened has been seen, and
@@ -257,14 +257,17 @@ class Client(asyncio.Protocol):
             self.transport.write_eof()
 
 
+Check = Callable[[Case, Iterable[Way]], None]
+
+
 @contextlib.contextmanager
-def spying() -> Iterator[Callable[[Case, Way], None]]:
+def spying() -> Iterator[Check]:
     """The gateway between the two in a loop of its own; what it yields is `Spied.check`."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         spied = Spied()
         runner.run(spied.__aenter__())
         try:
-            yield lambda case, way: runner.run(spied.check(case, way))
+            yield lambda case, ways: runner.run(spied.check(case, ways))
         finally:
             runner.run(spied.__aexit__())
 
@@ -310,8 +313,16 @@ class Spied:
 
     # ---- one case --------------------------------------------------------------------------------
 
-    async def check(self, case: Case, way: Way) -> None:
+    async def check(self, case: Case, ways: Iterable[Way]) -> None:
         """AssertionError, or TimeoutError, where something else happens than the case says."""
+        for way in ways:
+            try:
+                await self._check(case, way)
+            except (AssertionError, TimeoutError) as error:
+                error.add_note(f"{way}\nsent {case.sent!r}")
+                raise
+
+    async def _check(self, case: Case, way: Way) -> None:
         with pytest.MonkeyPatch.context() as patch:
             take_lane(way.lane, patch)
             async with asyncio.timeout(PATIENCE_S):
