@@ -75,6 +75,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True):
 
 def complaints(outcome: Outcome, expected: Expected) -> list[str]:
     """One line for each expectation that is not met."""
+    if not outcome.asked:
+        return outcome.missed or ["nothing was asked"]
     found = []
     fell, may_fall = outcome.lost + outcome.cut, outcome.may_fall if expected.may_fall else 0
     if fell > may_fall:
@@ -87,8 +89,6 @@ def complaints(outcome: Outcome, expected: Expected) -> list[str]:
         found.append(f"{outcome.told} answered 502, 503 or 504")
     if expected.told and not outcome.told:
         found.append("nobody was told of the error: was there a fault at all?")
-    if not outcome.asked:
-        found.append("nothing was asked")
     if expected.recovered_s is not None:
         if outcome.recovered_s is None:
             found.append("not recovered")

@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 from aigw.mock.provider import MockServer
 from tests.conversation import Peer, Upstream, ok
 from tests.faults.outcome import Outcome
-from tests.faults.servers import Server, Site
+from tests.faults.servers import Aigw, Server, Site
 from tests.faults.traffic import CLIENTS, NUMBER, WARM, Ledger, Size, Traffic, outcome_of
 from tests.gateway_process import CHAT, LOOK_S
 
@@ -65,8 +65,12 @@ async def comes_and_goes(server_of: type[Server], downs_s: list[float]) -> Outco
                 outcome = await outcome_of(ledger, traffic)
                 outcome.recovered_s = recovered_s
                 outcome.expect(before > 0, "the member was never asked")
-                share = outcome.told / outcome.asked
-                outcome.expect(share < 0.01, f"{outcome.told} of {outcome.asked} were told")
+                if isinstance(server, Aigw):
+                    resets = await server.metric("upstream_failures_total", reason="reset")
+                    outcome.expect(
+                        outcome.told == resets,
+                        f"{outcome.told} told, {resets:g} of new connections that were reset",
+                    )
                 return outcome
         finally:
             member.close()
