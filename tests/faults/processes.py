@@ -1,4 +1,4 @@
-"""Faults of the server's own processes and of its file: reloads, ends, deaths, one that hangs."""
+"""Faults of the server's own processes: its end, deaths, one that hangs."""
 
 from __future__ import annotations
 
@@ -7,170 +7,23 @@ import os
 import signal
 import time
 
-from tests.conversation import Answer, Peer
+from tests.faults.counting import all_is_well, counted_once
 from tests.faults.outcome import Outcome
 from tests.faults.servers import Aigw, Server, Site
 from tests.faults.traffic import (
     CLIENTS,
-    STREAMS,
     WARM,
     Ledger,
     Size,
-    Streams,
     Traffic,
     busy,
     outcome_of,
+    waiting,
 )
 from tests.gateway_process import request, worker_of
 
 # How long somebody waits for a worker that hangs before it counts as lost.
 HANG_S = 10.0
-REVOKED = (("user1", "revoked = true"), ("user2", ""))
-BOTH = (("user1", ""), ("user2", ""))
-
-
-# ---------------------------------------------------------------- reloads
-
-
-async def reload(server_of: type[Server], size: Size) -> Outcome:
-    """Four reloads in a row, each to the other upstream, under requests and streams."""
-    ledger = Ledger()
-    async with (
-        await ledger.upstream() as first,
-        await ledger.upstream() as second,
-        server_of(Site((first.port,))) as server,
-    ):
-        traffic, streams = await busy(server, ledger, size.streams_s)
-        began_s, took_s, stale = time.monotonic(), [], 0
-        for round_ in range(4):
-            mock = first if round_ % 2 else second
-            asked_s = time.monotonic()
-            await server.put_in_force(Site((mock.port,)))
-            took_s.append(time.monotonic() - asked_s)
-            before = mock.provider.answered
-            await traffic.more(100)
-            # Answers to requests that were under way count here, too.
-            stale += mock.provider.answered - before < 100 - CLIENTS
-            next_s = began_s + (round_ + 1) * size.reloads_s / 4
-            await asyncio.sleep(max(0.0, next_s - time.monotonic()))
-        reloaded_s = time.monotonic() - began_s
-        outcome = await outcome_of(ledger, traffic, streams=streams)
-        outcome.recovered_s = max(took_s)
-        outcome.note = f"4 reloads in {reloaded_s:.1f} s"
-        if isinstance(server, Aigw):
-            outcome.expect(stale == 0, f"the old upstream was still asked after {stale} reloads")
-            await all_is_well(server, outcome, traffic, streams)
-        return outcome
-
-
-async def all_is_well(server: Aigw, outcome: Outcome, traffic: Traffic, streams: Streams) -> None:
-    """No worker has ended, and each request is counted once."""
-    restarts = await server.metric("worker_restarts_total")
-    outcome.expect(restarts == 0, f"{restarts:g} workers restarted")
-    await counted_once(server, outcome, traffic, streams)
-
-
-async def counted_once(server: Aigw, outcome: Outcome, traffic: Traffic, streams: Streams) -> None:
-    """Shared counters hold what clients have seen, but for what may have fallen."""
-    answered = traffic.statuses[200] + streams.whole
-    counted = await server.metric("requests_total", code="200")
-    outcome.expect(
-        abs(counted - answered) <= outcome.may_fall, f"{counted:g} counted, {answered} answered"
-    )
-
-
-async def broken_file(server_of: type[Server], size: Size) -> Outcome:
-    """A reload with a file that cannot be read changes nothing."""
-    ledger = Ledger()
-    async with await ledger.upstream() as mock, server_of(Site((mock.port,))) as server:
-        traffic, streams = await busy(server, ledger, 2.0)
-        refused = await server.refuses_to_reload()
-        await traffic.more(WARM)
-        outcome = await outcome_of(ledger, traffic, streams=streams)
-        outcome.expect(refused, "the reload was not refused with a reason")
-        if isinstance(server, Aigw):
-            outcome.expect(await server.metric("policy_version") == 1, "another policy in force")
-        return outcome
-
-
-async def revoked_key(server_of: type[Server], size: Size) -> Outcome:
-    """Recovered is who is refused: from the signal until the last request of a revoked key."""
-    ledger = Ledger()
-    async with (
-        await ledger.upstream() as mock,
-        server_of(Site((mock.port,), keys=BOTH)) as server,
-    ):
-        other = Traffic(server, ledger, key="user2")
-        await other.run(CLIENTS, least=WARM)
-        traffic, streams = await busy(server, ledger, 2.0)
-        asked_s = time.monotonic()
-        # nginx knows no revoked keys, but forgets those that its map no longer has.
-        keys = REVOKED if server.name == "aigw" else REVOKED[1:]
-        await server.put_in_force(Site((mock.port,), keys=keys))
-        in_force_s = time.monotonic()
-        await traffic.more(WARM)
-        outcome = await outcome_of(ledger, traffic, other, streams=streams)
-        outcome.recovered_s = traffic.last_s[200] - asked_s
-        outcome.expect(traffic.statuses[401] >= WARM / 2, "hardly anybody was refused")
-        outcome.expect(set(other.statuses) == {200}, "the other key suffered")
-        # An answer that had begun before may end after.
-        late_s = traffic.last_s[200] - in_force_s
-        outcome.expect(late_s < 0.5, f"admitted {late_s:.2f} s after the reload was in force")
-        return outcome
-
-
-async def revoked_key_at_a_hanging_worker(server_of: type[Server], size: Size) -> Outcome:
-    """A worker that hangs through a reload admits nobody under the old policy, even when it wakes
-    up again; its streams go on then, its queue is its successor's."""
-    ledger = Ledger()
-    async with await ledger.upstream() as mock, Aigw(Site((mock.port,), keys=BOTH)) as server:
-        late_pid = server.workers()[0]
-        clients = await server.one_for_each_worker(2)
-        streams = Streams(server, ledger, STREAMS, 4.0, key="user2")
-        await streams.begin()
-        os.kill(late_pid, signal.SIGSTOP)
-        stopped_s = time.monotonic()
-        queued = [await waiting(server, ledger, "user2") for _ in range(20)]
-        asking = {client: asyncio.create_task(ask(client, ledger)) for client in clients}
-        awake, _ = await asyncio.wait(asking.values(), return_when=asyncio.FIRST_COMPLETED)
-        mine = next(client for client, task in asking.items() if task in awake)
-        server.write(server.text(Site((mock.port,), keys=REVOKED)))
-        asked_s = time.monotonic()
-        last_s = asked_s
-        reloading = asyncio.create_task(server.admin("/reload", "POST"))
-        while not reloading.done():
-            if (await ask(mine, ledger)).status == 200:
-                last_s = time.monotonic()
-            await asyncio.sleep(0.01)
-        answers = [await answer for answer in queued]
-        await asyncio.sleep(max(0.0, stopped_s + 3 - time.monotonic()))
-        os.kill(late_pid, signal.SIGCONT)
-        waited = await asyncio.gather(*asking.values())
-        await server.expect(rf"worker 0 \(pid {late_pid}\) has left: exit status 0")
-        outcome = await outcome_of(ledger, streams=streams)
-        outcome.lost += sum(not answer.whole for answer in (*answers, *waited))
-        outcome.recovered_s = last_s - asked_s
-        told = reloading.result().body.replace(b" ", b"").replace(b"\n", b"")
-        outcome.expect(b'"late":[0]' in told, f"the reload told {told!r}")
-        outcome.expect({a.status for a in answers} == {200}, "its queue was not answered")
-        admitted = [answer.status for answer in waited].count(200)
-        outcome.expect(admitted <= 1, "admitted under a policy that is not in force")
-        for reason, times in (("retired", 1), ("stuck", 0)):
-            counted = await server.metric("worker_restarts_total", reason=reason)
-            outcome.expect(counted == times, f"{counted:g} restarts counted as {reason}")
-        return outcome
-
-
-async def waiting(server: Server, ledger: Ledger, key: str) -> asyncio.Task[Answer]:
-    """A request on a connection of its own, and its answer to come."""
-    client = await server.client()
-    await client.send(request(key=key, X_Number=ledger.number()))
-    return asyncio.create_task(client.answer())
-
-
-async def ask(client: Peer, ledger: Ledger) -> Answer:
-    await client.send(request(X_Number=ledger.number()))
-    return await client.answer()
 
 
 # ---------------------------------------------------------------- the end

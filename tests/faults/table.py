@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import NamedTuple
 
-from tests.faults import processes, resources, upstreams
+from tests.faults import processes, reloads, resources, upstreams
 from tests.faults.outcome import Expected, Outcome
 from tests.faults.servers import Server
 from tests.faults.traffic import Size
@@ -23,16 +23,19 @@ class Fault(NamedTuple):
 
 
 FAULTS: dict[str, Fault] = {
-    "reload": Fault("four reloads in 8 s", processes.reload, Expected(2.0)),
-    "broken-file": Fault("reload with a broken file", processes.broken_file, NOTHING_FALLS),
+    "reload": Fault("four reloads in 8 s", reloads.reload, Expected(5.0)),
+    "broken-file": Fault("reload with a broken file", reloads.broken_file, NOTHING_FALLS),
     "revoked-key": Fault(
-        "reload that revokes a key, until its last request", processes.revoked_key, Expected(1.0)
+        "reload that revokes a key, until its last request", reloads.revoked_key, Expected(1.0)
     ),
     "revoked-key-hanging": Fault(
         "the same while a worker hangs",
-        processes.revoked_key_at_a_hanging_worker,
+        reloads.revoked_key_at_a_hanging_worker,
         Expected(2.0),
         nginx=False,
+    ),
+    "many-keys": Fault(
+        "reload of 10,000 keys, three times", reloads.many_keys, Expected(15.0), nginx=False
     ),
     "drain": Fault("SIGTERM (nginx: SIGQUIT)", processes.drain, NOTHING_FALLS),
     "kill-worker": Fault(

@@ -222,3 +222,10 @@ async def outcome_of(ledger: Ledger, *loads: Traffic, streams: Streams | None = 
         odd = set(load.statuses) - {200, 401, *ERRORS}
         outcome.expect(not odd, f"answers of status {odd}")
     return outcome
+
+
+async def waiting(server: ServerProcess, ledger: Ledger, key: str) -> asyncio.Task[Answer]:
+    """A request on a connection of its own, and its answer to come."""
+    client = await server.client()
+    await client.send(request(key=key, X_Number=ledger.number()))
+    return asyncio.create_task(client.answer())
