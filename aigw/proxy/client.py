@@ -69,6 +69,7 @@ class ClientConnection(asyncio.Protocol):
         "_exchange",
         "_feed_again_due",
         "_has_ended",
+        "_head_since_s",
         "_idle_since_s",
         "_is_full",
         "_lane",
@@ -104,6 +105,7 @@ class ClientConnection(asyncio.Protocol):
         self._unsent_bytes = 0  # what it held when it was last looked at
         self._moved_s = 0.0  # when that had changed
         self._idle_since_s = services.clock_s
+        self._head_since_s = -NEVER  # since when a head is coming, if since the last answer
         self._patience_s = 0.0  # how long to wait for a client that takes nothing of its answer
         self._has_ended = False  # the client has sent its FIN
 
@@ -305,8 +307,7 @@ class ClientConnection(asyncio.Protocol):
     def _partial_head(self, data: bytes) -> None:
         """Keep what has come; refuse what can no longer become a legal head."""
         if not data:
-            # One empty line stays, so that half of another does not begin the head's time anew.
-            del self._pending[2:]
+            self._pending.clear()
             self._searched = 0
             return
         found = FORBIDDEN_OCTETS.search(data, max(0, self._searched - 2))
@@ -318,7 +319,9 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_size(data)
             return
         if not self._pending:
-            self._await_head(self.services.policy.head_s)
+            if self._head_since_s <= self._idle_since_s:  # else empty lines came, in halves
+                self._head_since_s = self.services.clock_s
+            self.deadline_s = self._head_since_s + self.services.policy.head_s
         self._pending[:] = data
         self._searched = len(data)
 
