@@ -202,6 +202,21 @@ def test_refused_whole_and_byte_by_byte(wire: bytes) -> None:
             feed_all(ChunkReader(RAW), wire, cuts)
 
 
+@pytest.mark.parametrize("mode", [RAW, UNCHUNKED, REFRAMED])
+def test_extensions_are_bounded_by_the_payload(mode: str) -> None:
+    """A body must not be thousands of times as long on the wire as its limit says."""
+    extension = b";" + b"x" * 1000
+    reader = ChunkReader(mode)
+    for _ in range(100):
+        reader.feed(b"400%b\r\n%b\r\n" % (extension, bytes(1024)))
+    assert reader.payload_bytes == 100 * 1024
+    reader = ChunkReader(mode)
+    with pytest.raises(FramingError):
+        for _ in range(100):
+            reader.feed(b"1%b\r\nx\r\n" % extension)
+    assert 0 < reader.payload_bytes < 20
+
+
 def test_tiny_chunks_take_turns() -> None:
     wire = b"1\r\na\r\n" * (3 * MAX_CHUNKS_A_TURN) + b"0\r\n\r\n"
     reader = ChunkReader(UNCHUNKED)

@@ -31,6 +31,9 @@ FRAMING_TRAILER = re.compile(rb"(?:content-length|transfer-encoding|connection):
 
 # Nobody sends long extensions; Go allows 4 KiB a line, nginx none that matter.
 MAX_LINE_BYTES = 4096
+# All extensions of a body together: so much, and as much again as its payload.  Else a body within
+# `limits.body_bytes` could be thousands of times as long on the wire (CVE-2023-39326 in Go).
+MAX_EXTENSION_BYTES = 16384
 # Trailers are rare and small; h11 bounds them like a head.
 MAX_TRAILER_BYTES = 16384
 # Chunks walked in one turn of the loop: 1,024 at 0.4 µs keep it busy for less than half a
@@ -132,6 +135,7 @@ class ChunkReader:
 
     __slots__ = (
         "_closing",
+        "_extension_bytes",
         "_held",
         "_in_chunk",
         "_in_trailer",
@@ -154,6 +158,7 @@ class ChunkReader:
         self._in_chunk = 0  # payload bytes to come, plus 2 for their CRLF
         self._in_trailer = False
         self._trailer_bytes = 0
+        self._extension_bytes = 0
         self._closing = b""  # the last chunk and its trailers, as far as they have come
         self._last_at = 0  # where they begin, or go on, in the data at hand
 
@@ -229,7 +234,7 @@ class ChunkReader:
             if line.end() - at > MAX_LINE_BYTES:
                 raise FramingError("a chunk size line is too long")
             if line.end() - line.end(1) > 2:
-                skips.append((line.end(1), line.end() - 2))
+                self._skip(line.end(1), line.end() - 2, skips)
             length = int(line.group(1), 16)
             if length:
                 self._in_chunk = length + 2
@@ -239,6 +244,13 @@ class ChunkReader:
             at = line.end()
         self.more = True
         return at
+
+    def _skip(self, start: int, end: int, skips: list[tuple[int, int]]) -> None:
+        """Leave an extension out."""
+        skips.append((start, end))
+        self._extension_bytes += end - start
+        if self._extension_bytes > MAX_EXTENSION_BYTES + self.payload_bytes:
+            raise FramingError("the chunks' extensions are too long")
 
     def _payload(self, data: bytes, at: int, pieces: list[bytes]) -> int:
         """Pass payload and its CRLF; `_in_chunk` is 0 afterwards if the chunk is complete."""
