@@ -23,7 +23,14 @@ from aigw.errors import StartError
 from aigw.mock.streams import TEXT
 
 PACE = ("--chunks", "60", "--size", str(len(TEXT)))  # without the pauses for human eyes
-CODE = f"import sys; from aigw import demo; demo.PACE = {PACE}; sys.exit(demo.run_demo())"
+# As at a terminal, even where the tests run in the background, which ignores Ctrl-C.
+CODE = f"""
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from aigw import demo
+demo.PACE = {PACE}
+sys.exit(demo.run_demo())
+"""
 COMMAND = [sys.executable, "-c", CODE]
 
 
@@ -51,7 +58,7 @@ def listens(port: int) -> bool:
 
 def test_without_a_terminal_it_ends_after_the_answer() -> None:
     with running(subprocess.DEVNULL) as process:
-        out, err = process.communicate(timeout=40)
+        out, err = process.communicate(timeout=50)
     assert (process.returncode, err) == (0, "")
     assert TEXT in out
     assert "60 pieces: the first after" in out
@@ -75,7 +82,7 @@ def test_at_a_terminal_it_serves_until_it_is_ended(number: signal.Signals, statu
             ports = ports_of(said)
             assert len(ports) == 2 and all(listens(port) for port in ports)
             process.send_signal(number)
-            assert process.wait(20) == status
+            assert process.wait(40) == status
             assert not any(listens(port) for port in ports)
     finally:
         os.close(ours)

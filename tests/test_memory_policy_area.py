@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
 import time
 import zlib
 
@@ -123,22 +124,21 @@ def test_a_writer_killed_at_any_store_has_changed_nothing() -> None:
 def test_readers_beside_a_writer_never_see_a_mixture() -> None:
     memory = Memory.create(2)
     memory.policy.publish(blob_of(1))
-    stop_s = time.monotonic() + 0.6
+    enough = mmap.mmap(-1, 3)  # a byte for each process: it has done its part
+    stop_s = time.monotonic() + 0.3
 
     def work(index: int) -> bytes:
-        if index == 0:
-            while time.monotonic() < stop_s:
-                memory.policy.publish(blob_of(memory.policy.version + 1))
-            return b"%d" % memory.policy.version
         seen, last = 0, 0
-        while time.monotonic() < stop_s:
-            version, blob = memory.policy.read()
+        while time.monotonic() < stop_s or 0 in enough[:]:
+            if index == 0:
+                version = memory.policy.publish(blob_of(memory.policy.version + 1))
+            else:
+                version, blob = memory.policy.read()
+                assert blob == blob_of(version)
             assert version >= last
-            assert blob == blob_of(version)
             seen, last = seen + (version > last), version
-        return b"%d" % seen
+            enough[index] = seen > (10 if index else 100)
+        return b"%d" % last
 
-    versions, *seen = map(int, run_forked(3, work))
-    assert versions > 100
-    assert all(count > 10 for count in seen)
+    versions, *_ = map(int, run_forked(3, work))
     assert memory.policy.read() == (versions, blob_of(versions))

@@ -38,6 +38,7 @@ class Late:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.on, self._ahead_s, self._swept = False, 0.0, Lag.swept
         monkeypatch.setattr("aigw.proxy.deadlines.SWEEP_S", 0.02)
+        monkeypatch.setattr(Gateway, "lag", Lag)
         monkeypatch.setattr(Lag, "swept", lambda lag, now_s: self._swept(lag, self._time(now_s)))
 
     def _time(self, now_s: float) -> float:
