@@ -11,6 +11,9 @@ from tests.faults.servers import Server
 from tests.faults.traffic import Size
 
 NOTHING_FALLS = Expected()
+# Contracts are the 1 s (2 s, if one hangs) until a revoked key is refused, the 1 s until a killed
+# worker is replaced, the 5 s until a hanging one is killed, and the 5 s that a member rests which
+# could not be reached.  The other times tell a fault from a busy machine, not fast from slow.
 
 
 class Fault(NamedTuple):
