@@ -26,6 +26,9 @@ REFUSED_REQUESTS = {
     "two Hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
     "Host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
     "Host with a blank": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "Host with two ports": b"GET / HTTP/1.1\r\nHost: a:1:2\r\n\r\n",
+    "Host with a word for a port": b"GET / HTTP/1.1\r\nHost: a:b\r\n\r\n",
+    "Host with an open bracket": b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
     "Host with userinfo": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
     "equal lengths": (
@@ -58,6 +61,8 @@ REFUSED_REQUESTS = {
     "chunked with VT": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \x0bchunked\r\n\r\n",
     "Transfer_Encoding": b"POST / HTTP/1.1\r\nHost: a\r\nTransfer_Encoding: chunked\r\n\r\n",
     "Content_Length": b"POST / HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n",
+    "Content.Length": b"POST / HTTP/1.1\r\nHost: a\r\nContent.Length: 5\r\n\r\n",
+    "X_Forwarded_For": b"GET / HTTP/1.1\r\nHost: a\r\nX_Forwarded_For: b\r\n\r\n",
     "X_API_Key": b"GET / HTTP/1.1\r\nHost: a\r\nX_API_Key: user1\r\n\r\n",
     "two Authorizations": (
         b"GET / HTTP/1.1\r\nHost: a\r\nAuthorization: a\r\nauthorization: a\r\n\r\n"
@@ -84,6 +89,10 @@ REFUSED_REQUESTS = {
     "other scheme": b"GET ftp://a/v1 HTTP/1.1\r\nHost: a\r\n\r\n",
     "CONNECT": b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n",
     "TRACE": b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "trace": b"trace / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "TRACK": b"TRACK / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute without host but a port": b"GET http://:1/v1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "absolute with two ports": b"GET http://a:1:2/v1 HTTP/1.1\r\nHost: a\r\n\r\n",
     "bad method": b"G(T / HTTP/1.1\r\nHost: a\r\n\r\n",
     "nothing": b"\r\n\r\n",
 }

@@ -74,7 +74,8 @@ SINGLE_FIELDS = CREDENTIAL_FIELDS | {
     b"x-app-id",
     b"origin",
 }
-# By whom and for whom a request was handed on: the gateway's word, not the client's.
+# By whom, for whom and from which target a request was handed on: the gateway's word, not the
+# client's.  Some frameworks take the last two for the path, past the route that was checked.
 FORWARDING_FIELDS = frozenset(
     {
         b"forwarded",
@@ -89,6 +90,8 @@ FORWARDING_FIELDS = frozenset(
         b"x-forwarded-ssl",
         b"x-original-forwarded-for",
         b"x-real-ip",
+        b"x-original-url",
+        b"x-rewrite-url",
     }
 )
 # Fields that decide something here or upstream.  The same name with another sign for the dash, an

@@ -293,6 +293,7 @@ WITHHELD = [
         b"Via: 1.1 a",
         b"X-Forwarded-Proto: https",
     ),
+    dropped("another path", "own", b"X-Original-URL: /v1/closed", b"X-Rewrite-URL: /v1/closed"),
     dropped("attribution", "own", b"X-User-Id: a", b"X-App-Id: b"),
     dropped("our own fields", "own", b"x-aigw-error: a", b"X-Aigw-Cache: b"),
     dropped("Proxy, which CGI takes for a setting", "3875 4.1.18", b"Proxy: http://other:3128"),
