@@ -123,6 +123,11 @@ def without_dots(path: bytes) -> bytes:
     return b"/" + b"/".join(kept)
 
 
+def without_parameters(path: bytes) -> bytes:
+    """RFC 3986, 3.3: what follows a semicolon is not the segment's name."""
+    return re.sub(rb";[^/]*", b"", path)
+
+
 def merged(path: bytes) -> bytes:
     return re.sub(rb"//+", b"/", path)
 
@@ -137,6 +142,13 @@ READINGS: dict[str, Callable[[bytes], bytes]] = {
     "decoded, resolved, merged": lambda path: merged(without_dots(unquote_to_bytes(path))),
     "resolved, decoded": lambda path: unquote_to_bytes(without_dots(path)),
     "Windows": lambda path: without_dots(merged(unquote_to_bytes(path).replace(b"\\", b"/"))),
+    "Java": lambda path: without_dots(unquote_to_bytes(without_parameters(path))),
+    "Java, merged": lambda path: without_dots(merged(unquote_to_bytes(without_parameters(path)))),
+    "decoded, cut": lambda path: without_dots(re.split(rb"[?#]", unquote_to_bytes(path))[0]),
+    "C": lambda path: without_dots(unquote_to_bytes(path).partition(b"\0")[0]),
+    "long UTF-8": lambda path: without_dots(
+        unquote_to_bytes(path).replace(b"\xc0\xae", b".").replace(b"\xc0\xaf", b"/")
+    ),
 }
 SEGMENTS = st.sampled_from(
     [
@@ -151,6 +163,16 @@ SEGMENTS = st.sampled_from(
             b"%76%31",
             b"...",
             b"%",
+            b"..;",
+            b"..;a=b",
+            b";a",
+            b"x;a",
+            b"%3b",
+            b"..%3f",
+            b"%23",
+            b"..%00",
+            b"%c0%ae%c0%ae",
+            b"..%c0%af..",
         ),
     ]
 )
@@ -168,6 +190,10 @@ UNDER_ROUTE = st.builds(
 @example(b"/v1//files/%2e%2e")
 @example(b"/v1/../v1/x")
 @example(b"/v1//../x")
+@example(b"/v1/;a/../files/x")
+@example(b"/v1/files%3f/x")
+@example(b"/v1/..;/x")
+@example(b"/v1/files;a/x")
 def test_no_path_passes_that_any_server_reads_as_another_routes(path: bytes) -> None:
     route = match_route(ROUTES, path)
     if route is None or leaves_route(ROUTES, path, route):
@@ -203,6 +229,8 @@ HARMLESS = [
     b"/v1/models/gpt-4o%3Aft",
     b"/v1/.well-known",
     b"/v1/x/../y",
+    b"/v1/models/a;b=c",
+    b"/v1/files/what%3f.txt",
 ]
 
 

@@ -20,6 +20,8 @@ CLIMBS = re.compile(rb"[/\\]\.\.(?:[/\\;]|$)")
 UNEVEN = re.compile(rb"//|\\|%2f|%5c", re.IGNORECASE)
 # What ends a path for servers in C, and a dot, slash or backslash in more octets than UTF-8 allows.
 SPOILT = re.compile(rb"\0|\xc0[\xae\xaf]|\xc1\x9c")
+# Where the path ends for servers that decode it before they look for the query.
+LATE_END = re.compile(rb"[?#]")
 
 
 def split_target(target: bytes) -> tuple[bytes, bytes]:
@@ -63,7 +65,7 @@ def leaves_route(routes: Sequence[Route], path: bytes, route: Route | None) -> b
     decoded = unquote_to_bytes(path)
     if SPOILT.search(decoded) or (CLIMBS.search(decoded) and UNEVEN.search(path)):
         return True
-    for reading in (path, decoded):
+    for reading in (path, decoded, LATE_END.split(decoded, 1)[0]):
         resolved = resolve(reading)
         if resolved is None or match_route(routes, resolved) is not route:
             return True
