@@ -96,10 +96,6 @@ BAD_CHUNKS = {
 }
 
 
-def seen_trailers(wire: bytes) -> bytes:
-    return b"trailer" if b"X-" in wire else b""
-
-
 CHUNKS = [
     case
     for name, (wire, payload) in GOOD_CHUNKS.items()

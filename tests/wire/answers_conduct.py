@@ -351,6 +351,7 @@ IDLE = [
 HOPS: dict[str, tuple[bytes, bytes, bool]] = {
     "keep-alive": (b"Connection: keep-alive\r\nKeep-Alive: timeout=60, max=9", b"", True),
     "keep-alive-in-capitals": (b"CONNECTION: KEEP-ALIVE", b"", True),
+    "keep-alive-unnamed": (b"Keep-Alive: timeout=60", b"", True),
     "connection-empty": (b"Connection:", b"", True),
     "connection-of-commas": (b"Connection: , ,", b"", True),
     "close": (b"Connection: close", b"", False),
@@ -376,6 +377,7 @@ HOPS: dict[str, tuple[bytes, bytes, bool]] = {
     ),
     "names-what-is-ours": (b"Connection: x-aigw-request-id", b"", True),
     "upgrade-offered": (b"Upgrade: h2c\r\nConnection: upgrade", b"", True),
+    "upgrade-unnamed": (b"Upgrade: h2c", b"", True),
     "te": (b"TE: trailers", b"", True),
     "proxy-authenticate": (b"Proxy-Authenticate: Basic", b"", True),
     "proxy-authentication-info": (b"Proxy-Authentication-Info: a=1", b"", True),

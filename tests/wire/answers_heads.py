@@ -138,8 +138,13 @@ STATUS_LINES = [
         reuse=True,
     ),
     AnswerCase(
-        "status-1.1-to-an-old-client", "RFC 9110, 2.5", OK + HI, PLAIN, asks=Ask.OLD
-    )._replace(reuse=True),
+        "status-1.1-to-an-old-client",
+        "RFC 9110, 2.5",
+        OK + HI,
+        PLAIN,
+        reuse=True,
+        asks=Ask.OLD,
+    ),
     AnswerCase("no-answer-but-fin", "RFC 9112, 9.5", b"", REFUSED, ends=End.FIN),
     AnswerCase("no-answer-but-rst", "RFC 9112, 9.5", b"", REFUSED, ends=End.RST),
     AnswerCase(
