@@ -10,7 +10,9 @@ No text takes it long, and none of the secrets is in what it says.
 
 from __future__ import annotations
 
+import atexit
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -190,6 +192,7 @@ PAIR = re.compile(r"^(?:# )?([a-z_]+) = (.*)$")
 def folder() -> Path:
     """Where the files lie that a configuration may name."""
     made = Path(tempfile.mkdtemp(prefix="aigw-fuzz-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
     (made / "key").write_text("filed-S3CRET\n")
     (made / "keys.toml").write_text(KEYS_FILE)
     (made / "odd").write_bytes(b"\xff\xfeS3CRET\0")
