@@ -28,7 +28,10 @@ def with_openai(talk: Callable[[openai.AsyncOpenAI], Awaitable[None]]) -> None:
         async with (
             await serve(MockSettings()) as server,
             openai.AsyncOpenAI(
-                api_key="k", base_url=f"http://127.0.0.1:{server.port}/v1", max_retries=0
+                api_key="k",
+                base_url=f"http://127.0.0.1:{server.port}/v1",
+                max_retries=0,
+                http_client=openai.DefaultAsyncHttpxClient(verify=False),  # no trust store to read
             ) as client,
         ):
             await talk(client)
@@ -41,7 +44,10 @@ def with_anthropic(talk: Callable[[anthropic.AsyncAnthropic], Awaitable[None]]) 
         async with (
             await serve(MockSettings()) as server,
             anthropic.AsyncAnthropic(
-                api_key="k", base_url=f"http://127.0.0.1:{server.port}", max_retries=0
+                api_key="k",
+                base_url=f"http://127.0.0.1:{server.port}",
+                max_retries=0,
+                http_client=anthropic.DefaultAsyncHttpxClient(verify=False),
             ) as client,
         ):
             await talk(client)
