@@ -28,8 +28,9 @@ from tests.gateway_process import request
 REVOKED = (("user1", "revoked = true"), ("user2", ""))
 BOTH = (("user1", ""), ("user2", ""))
 MANY_KEYS = 10_000
-# What a request may wait beyond a calm moment while a worker loads them (20 ms of work).
-PAUSE_S = 0.1
+# What a request may wait beyond a calm moment while a worker loads them: 20 ms of work, several
+# times that on a busy machine; a worker that read the file for itself would take 0.6 s of work.
+PAUSE_S = 0.3
 
 
 async def reload(server_of: type[Server], size: Size) -> Outcome:
