@@ -390,14 +390,20 @@ def test_a_client_that_reads_slowly_is_served(clock: Clock) -> None:
             Gateway(toml(upstream, top='[timeouts]\nidle = "500ms"')) as gateway,
         ):
             client = await gateway.client()
+            while not gateway.services.connections:
+                await asyncio.sleep(0.001)
+            (connection,) = gateway.services.connections
             # The kernel keeps less than a step: whatever the client takes makes the gateway send.
-            sock = client.writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            # And that has enough for all steps: it hears nothing of the upstream meanwhile.
+            for end, size_option in (
+                (client.writer.transport, socket.SO_RCVBUF),
+                (connection.transport, socket.SO_SNDBUF),
+            ):
+                sock = end.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, size_option, 65536)
+            connection.transport.set_write_buffer_limits(6_000_000, 1_000_000)
             await client.send(POST)
             await client.until(b"\r\n\r\n")
-            (connection,) = gateway.services.connections
-            sock = connection.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
             await until_full(gateway)
             left = size
             for _ in range(8):
