@@ -55,7 +55,7 @@ def is_too_slow(answer: Answer) -> bool:
 
 
 HEAD_S, KEEP_ALIVE_S, BODY_S = 10.0, 75.0, 60.0  # the defaults of [timeouts]
-SOME_S = 8.0  # for the looks in between, and for what is on its way
+SOME_S = 20.0  # for the looks in between, and for what is on its way
 
 
 # ---- heads ---------------------------------------------------------------------------------------
