@@ -28,13 +28,13 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["parsed", "express"])
+@pytest.fixture(params=["parsed", "gathered"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the test on the slowest lane and on the fastest."""
+    """Run the test on the slowest lane and on the one that differs most from it."""
     take_lane(request.param, monkeypatch)
 
 
-@pytest.fixture(params=["parsed", "recognised", "express"])
+@pytest.fixture(params=["parsed", "recognised", "express", "gathered"])
 def every_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the test on every lane."""
     take_lane(request.param, monkeypatch)
@@ -51,11 +51,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def take_lane(lane: str, patch: pytest.MonkeyPatch) -> None:
     """Heads read by h11, plain heads recognised by a template, or recognised with a warm
     connection at hand, which is what the express lane asks for (what is not plain there takes the
-    way of the recognised)."""
+    way of the recognised); there each at once, or gathered until the end of the turn, as a busy
+    loop does."""
     if lane == "parsed":
         never: Callable[..., None] = lambda *_: None  # noqa: E731
         patch.setattr("aigw.proxy.known.KnownRequests.find", never)
         patch.setattr("aigw.upstreams.known.KnownAnswers.find", never)
         return
     recognise_at_first_sight(patch)
-    patch.setattr("conversation.WARM", lane == "express")
+    patch.setattr("conversation.WARM", lane in ("express", "gathered"))
+    if lane == "gathered":
+        patch.setattr("aigw.proxy.express.GATHER_FROM", 0)

@@ -13,7 +13,6 @@ from aigw.observe.access_line import (
     LINE_BYTES,
     SUBJECT_BYTES,
     Clock,
-    Entry,
     Subject,
     lines_of,
     subject_text,
@@ -31,8 +30,10 @@ ID = b"req_0123456789ab00000001"
 
 
 def line_of(subject: Subject, entry: tuple[int, int, int, int, int, bool]) -> bytes:
-    whole: Entry = (750, ID, subject_text(subject), *entry)
-    return lines_of([whole], Clock())[0]
+    bytes_in, bytes_out, ttfb_us, duration_us, overhead_us, is_stream = entry
+    told = ID, subject_text(subject), bytes_in, bytes_out
+    times = duration_us, ttfb_us, overhead_us, is_stream
+    return lines_of(Clock().stamp(750), times, [told])[0]
 
 
 PLAIN = (7, 9, 1_500, 250_000, 45, False)
@@ -108,14 +109,14 @@ def test_clock(now_ms: int) -> None:
 
 
 def time_of(clock: Clock, now_ms: int) -> datetime:
-    text = b"%b.%bZ" % clock.texts(now_ms)
+    text = clock.stamp(now_ms)
     assert len(text) == len("2026-11-23T20:45:01.123Z")
     return datetime.fromisoformat(text.decode())
 
 
 def test_clock_goes_on_and_back() -> None:
     clock = Clock()
-    assert clock.texts(750) == (b"1970-01-01T00:00:00", b"750")
-    assert clock.texts(1250) == (b"1970-01-01T00:00:01", b"250")
-    assert clock.texts(1003) == (b"1970-01-01T00:00:01", b"003")
-    assert clock.texts(500) == (b"1970-01-01T00:00:00", b"500")
+    assert clock.stamp(750) == b"1970-01-01T00:00:00.750Z"
+    assert clock.stamp(1250) == b"1970-01-01T00:00:01.250Z"
+    assert clock.stamp(1003) == b"1970-01-01T00:00:01.003Z"
+    assert clock.stamp(500) == b"1970-01-01T00:00:00.500Z"

@@ -649,7 +649,6 @@ def test_a_fault_of_our_own_is_told_and_survived(monkeypatch: pytest.MonkeyPatch
             assert (answer.status, answer.code) == (500, "internal_error")
             with monkeypatch.context() as patch:
                 patch.setattr("aigw.proxy.exchange.Exchange._begin_answer", broken)
-                patch.setattr("aigw.proxy.express.Lane.answer_known", broken)
                 answer = await gateway.ask(POST)
             assert (answer.status, answer.code) == (500, "internal_error")
             assert (await gateway.ask(POST)).status == 200

@@ -47,7 +47,7 @@ async def known(
 
 
 async def is_held(gateway: Gateway) -> None:
-    while not any(c._state.name == "HELD" for c in gateway.services.connections):
+    while not any(c.state.name == "HELD" for c in gateway.services.connections):
         await asyncio.sleep(0.001)
 
 
@@ -217,7 +217,7 @@ def test_a_lane_keeps_nothing_of_a_request_that_is_over(monkeypatch: pytest.Monk
             lane = connection._lane
             assert lane is not None
             assert lane.known.max_repeated_bytes > 0  # it was kept, as long as it was under way
-            assert (lane.data, lane.groups) == (b"", ())
+            assert (lane.held, lane.sent) == (b"", None)
 
     converse(conversation())
 

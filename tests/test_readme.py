@@ -25,7 +25,7 @@ import pytest
 
 from aigw.config import Secret, load
 from aigw.errors import Code
-from aigw.observe.access_line import Clock, Subject, lines_of, subject_text
+from aigw.observe.access_line import Subject, lines_of, subject_text
 from aigw.observe.metrics import METRICS, PREFIX
 from tests.running import ROOT, RunningGateway, running_gateway, running_mock
 from tests.test_wire_requests import CASES as REQUEST_CASES
@@ -213,7 +213,7 @@ def test_the_default_configuration() -> None:
         logged = plain(running.there(running.gateway.stdout)).splitlines()
     shown = plain(block("access", "json")).splitlines()
     assert set(shown) <= set(logged)
-    (line,) = lines_of([(0, b"", subject_text(Subject()), 0, 0, 0, 0, 0, False)], Clock())
+    (line,) = lines_of(b"", (0, 0, 0, False), [(b"", subject_text(Subject()), 0, 0)])
     fields = list(msgspec.json.decode(line))
     for shown_line in shown:
         assert list(msgspec.json.decode(shown_line.replace(":N", ":0"))) == fields

@@ -144,8 +144,7 @@ def test_each_write_happens_inside_the_callback_that_brought_it() -> None:
             upstream = UpstreamConnection(member, time.monotonic())
             upstream_wire = Wire()
             upstream.connection_made(upstream_wire)
-            upstream.uses = 1  # a warm one, from the pool
-            member.idle.append(upstream)
+            member.give_idle(upstream, time.monotonic())
 
             client.data_received(REQUEST[: -len(BODY)])
             head = upstream_wire.taken()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from random import Random
+from types import FunctionType
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -371,6 +372,8 @@ def held_octets(root: object, seen: set[int]) -> list[bytes]:
         parts += root
     elif type(root).__name__ == "builtin_function_or_method":
         parts.append(root.__self__)  # type: ignore[attr-defined]
+    elif isinstance(root, FunctionType):
+        parts += [cell.cell_contents for cell in root.__closure__ or ()]
     elif type(root).__module__.startswith("aigw."):
         for kind in type(root).__mro__:
             parts += [getattr(root, name, None) for name in getattr(kind, "__slots__", ())]

@@ -25,10 +25,10 @@ from aigw.wire.head import AnswerHead, AnswerReader, Field, HeadError, RequestHe
 from aigw.wire.rewrite import answer_head, request_head, start_of_request
 from aigw.wire.template import (
     NO_GROUP,
-    Pattern,
     Reading,
     Shape,
     answer_shape,
+    pattern_of,
     request_shape,
 )
 from tests.conversation import settings_of, toml
@@ -62,7 +62,7 @@ class RequestTwins:
         self.group = Group(policy.upstreams[0], 0)
         head = read_request(raw)
         self.shape = request_shape(head, raw)
-        self.pattern = Pattern(self.shape) if self.shape is not None else None
+        self.pattern = pattern_of(self.shape) if self.shape is not None else None
         if self.shape is not None:
             self.plain = plain_pattern(self.shape)
             self.known = self._learned(head, self.shape, policy.routes[0])
@@ -79,7 +79,7 @@ class RequestTwins:
 
     def check(self, data: bytes) -> bool:
         """False where nothing is claimed of the octets; AssertionError where the claim is wrong."""
-        reading = self.pattern.read(data) if self.pattern is not None else None
+        reading = self.pattern(data) if self.pattern is not None else None
         check_plainly(self, data, reading)
         if reading is None:
             return False
@@ -141,14 +141,14 @@ class AnswerTwins:
         if head is None or reader.interim or reader.rest:
             raise HeadError("not one whole head")
         self.shape = answer_shape(head, raw)
-        self.pattern = Pattern(self.shape) if self.shape is not None else None
+        self.pattern = pattern_of(self.shape) if self.shape is not None else None
         if self.shape is not None:
             self.plain = plain_pattern(self.shape)
             self.known = KnownAnswer(head, self.shape)
 
     def check(self, data: bytes) -> bool:
         """False where nothing is claimed of the octets; AssertionError where the claim is wrong."""
-        reading = self.pattern.read(data) if self.pattern is not None else None
+        reading = self.pattern(data) if self.pattern is not None else None
         check_plainly(self, data, reading)
         if reading is None:
             return False

@@ -29,7 +29,7 @@ token is still resolved to 1/500, and a count is exact up to 2**53.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 
 import msgspec
@@ -117,8 +117,6 @@ class BucketTable:
         Afterwards `tightest` is the bucket with the lowest level, or the one that refuses, and
         `level` its level: what a client is told costs no second reading.
         """
-        if len(buckets) == 1:
-            return self._admit_one(buckets[0], now_s)
         lowest = INFINITE
         for bucket in buckets:
             epoch_s, spent, overflow = self._read(bucket.row)
@@ -137,51 +135,53 @@ class BucketTable:
         self.level = lowest - 1.0
         return None
 
-    def _admit_one(self, bucket: Bucket, now_s: float) -> Bucket | None:
-        """`admit` for the usual case, to which a test holds it.
+    def taker(self, bucket: Bucket) -> Callable[[float], float]:
+        """`admit` for one bucket, as a function of the time: a test holds one to the other.
+
+        It returns the level that is left; below 0: nothing was taken, and the level is 1 more.
 
         Reading is the price of an admission.  So here a row is read by one `unpack`, in the order
-        of its words, and summed up by hand for up to four workers.  It costs 0.6 µs with two
-        workers (CPython 3.11, on an EPYC at 2.4 GHz, by
-            python -m timeit -s "from aigw.memory import BucketTable, Memory, allot_bucket
-            m = Memory.create(2); m.used = 2; t = BucketTable(m, 0)
-            b = (allot_bucket(m, '', 1e9, 1e9, 0.0),)" "t.admit(b, 9.0)").
+        of its words, and summed up by hand for up to four workers; and what is the same each time
+        is bound once (`python -m bench.micro bucket`).
         """
-        columns = self._columns
-        if self._used[0] > columns:
-            self._widen()
-            columns = self._columns
-        row = bucket.row
-        words = self._unpack(self._rows, row * self._row_bytes)
-        if columns == 2:
-            epoch_s, lack, c0, c1, overflow, w1 = words
-            x = (now_s - epoch_s) * bucket.rate_per_s - (c0 + c1 + lack)
-            if w1 > overflow:
-                overflow = w1
-        elif columns == 4:
-            epoch_s, lack, c0, c1, c2, c3, overflow, w1, w2, w3 = words
-            x = (now_s - epoch_s) * bucket.rate_per_s - (c0 + c1 + c2 + c3 + lack)
-            if w1 > overflow:
-                overflow = w1
-            if w2 > overflow:
-                overflow = w2
-            if w3 > overflow:
-                overflow = w3
-        else:
-            end = 2 + columns
-            x = (now_s - words[0]) * bucket.rate_per_s - (sum(words[2:end]) + words[1])
-            overflow = max(words[end:])
-        if x > overflow:
-            overflow = x
-        level = bucket.burst + (x - overflow)
-        self.tightest = bucket
-        if level < 1.0:
-            self.level = level
-            return bucket
-        self._own_w[row] = overflow
-        self._own_c[row] = words[self._own_place] + 1.0
-        self.level = level - 1.0
-        return None
+        row, rate_per_s, burst = bucket.row, bucket.rate_per_s, bucket.burst
+        rows, at, used = self._rows, row * self._row_bytes, self._used
+        own_c, own_w, own_place = self._own_c, self._own_w, self._own_place
+        columns, unpack = self._columns, self._unpack
+
+        def take(now_s: float) -> float:
+            nonlocal columns, unpack
+            if used[0] > columns:
+                self._widen()
+                columns, unpack = self._columns, self._unpack
+            words = unpack(rows, at)
+            if columns == 2:
+                epoch_s, lack, c0, c1, overflow, w1 = words
+                x = (now_s - epoch_s) * rate_per_s - (c0 + c1 + lack)
+                if w1 > overflow:
+                    overflow = w1
+            elif columns == 4:
+                epoch_s, lack, c0, c1, c2, c3, overflow, w1, w2, w3 = words
+                x = (now_s - epoch_s) * rate_per_s - (c0 + c1 + c2 + c3 + lack)
+                if w1 > overflow:
+                    overflow = w1
+                if w2 > overflow:
+                    overflow = w2
+                if w3 > overflow:
+                    overflow = w3
+            else:
+                end = 2 + columns
+                x = (now_s - words[0]) * rate_per_s - (sum(words[2:end]) + words[1])
+                overflow = max(words[end:])
+            if x > overflow:
+                overflow = x
+            level: float = burst + (x - overflow) - 1.0
+            if level >= 0.0:
+                own_w[row] = overflow
+                own_c[row] = words[own_place] + 1.0
+            return level
+
+        return take
 
     def level_of(self, bucket: Bucket, now_s: float) -> float:
         """Tokens in the bucket, at most its burst; below 0 after an overshoot."""

@@ -8,6 +8,7 @@ than those requests last.  Who took gives back in `finish`; for a dead worker th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 
 from aigw.memory.layout import WORD_BYTES
@@ -48,6 +49,28 @@ class HeldTable:
     def give(self, row: int) -> None:
         """Give back one place that `take` granted."""
         self._own[row] -= 1
+
+    def taker(self, row: int, limit: int) -> tuple[Callable[[], bool], Callable[[], None]]:
+        """`take` and `give` for one row and limit, with what is the same each time bound once."""
+        rows, at, used = self._rows, row * self._row_bytes, self._used
+        own, index = self._own, self._index
+        columns, unpack = self._columns, self._unpack
+
+        def take() -> bool:
+            nonlocal columns, unpack
+            if used[0] > columns:
+                self._widen()
+                columns, unpack = self._columns, self._unpack
+            held = unpack(rows, at)
+            if sum(held) >= limit:
+                return False
+            own[row] = held[index] + 1
+            return True
+
+        def give() -> None:
+            own[row] -= 1
+
+        return take, give
 
     def _widen(self) -> None:
         self._columns = max(self._used[0], self._index + 1)  # one's own is always read

@@ -1,8 +1,9 @@
 """One line of the access log: JSON in the contract's order of fields.
 
 Most of a line is the same for thousands of requests: who asked whom for what, with which outcome.
-That part, the *subject*, is encoded once and kept by whoever meets it again; what differs each time
-is a handful of numbers, and one format puts both together (`python -m bench.micro access-line`).
+That part, the *subject*, is encoded once and kept by whoever meets it again.  On a busy loop the
+times are the same for many as well, who were sent in one turn and answered in one.  What differs
+each time is an id and two numbers, and one format puts all together.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ SHORTENED_CHARACTERS = (1024, 256, 32)
 """A subject that is too long gets its texts cut to the first of these that makes it fit; the last
 always does: 10 texts of 32 characters, at most 6 bytes each in JSON, and the numbers."""
 
-LINE = (
-    b'{"time":"%b.%bZ","request_id":"%b",%b,"bytes_in":%d,"bytes_out":%d,"ttfb_ms":%b,'
-    b'"duration_ms":%d.%b,"overhead_us":%d,"stream":%b}\n'
-)
+LINE = b'{"time":"%b","request_id":"%b",%b,"bytes_in":%d,"bytes_out":%d,%b'
+TIMES = b'"ttfb_ms":%b,"duration_ms":%b,"overhead_us":%d,"stream":%b}\n'
 # Three digits each: looking them up is cheaper than a format.
 THOUSANDTHS = [b"%03d" % number for number in range(1000)]
 
@@ -48,10 +47,11 @@ class Subject(msgspec.Struct, gc=False):
     attempts: int = 0
 
 
-# When it began (milliseconds of Unix time), its id, the text of its subject, bytes in and out, the
-# microseconds to the first byte (negative: none came), for the whole and in the gateway, and
+# The microseconds for the whole, to the first byte (negative: none came) and in the gateway, and
 # whether it was a stream.
-Entry = tuple[int, bytes, bytes, int, int, int, int, int, bool]
+Times = tuple[int, int, int, bool]
+# A request's id, the text of its subject, bytes in and out.
+Told = tuple[bytes, bytes, int, int]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -83,49 +83,28 @@ class Clock:
         self._second_ms = 0
         self._text = b"1970-01-01T00:00:00"
 
-    def texts(self, now_ms: int) -> tuple[bytes, bytes]:
-        """RFC 3339 in UTC of a Unix time, without its `Z`: up to the second, and three digits."""
+    def stamp(self, now_ms: int) -> bytes:
+        """RFC 3339 in UTC of a Unix time in milliseconds."""
         ms = now_ms - self._second_ms
         if not 0 <= ms < 1000:
             second, ms = divmod(now_ms, 1000)
             self._second_ms = now_ms - ms
             self._text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)).encode()
-        return self._text, THOUSANDTHS[ms]
+        return b"%b.%bZ" % (self._text, THOUSANDTHS[ms])
 
 
-def lines_of(entries: Iterable[Entry], clock: Clock) -> list[bytes]:
-    """The finished lines, each at most `LINE_BYTES` with its newline."""
-    lines = []
-    for (
-        began_ms,
-        request_id,
-        subject,
-        bytes_in,
-        bytes_out,
-        ttfb,
-        duration,
-        overhead,
-        is_stream,
-    ) in entries:
-        second, ms = clock.texts(began_ms)
-        if ttfb < 0:
-            ttfb_ms = b"null"
-        else:
-            ttfb_ms = b"%d.%b" % (ttfb // 1000, THOUSANDTHS[ttfb % 1000])
-        lines.append(
-            LINE
-            % (
-                second,
-                ms,
-                request_id,
-                subject,
-                bytes_in,
-                bytes_out,
-                ttfb_ms,
-                duration // 1000,
-                THOUSANDTHS[duration % 1000],
-                overhead,
-                b"true" if is_stream else b"false",
-            )
-        )
-    return lines
+def lines_of(stamp: bytes, times: Times, requests: Iterable[Told]) -> list[bytes]:
+    """The finished lines of requests that have their times in common, each at most `LINE_BYTES`
+    with its newline."""
+    duration_us, ttfb_us, overhead_us, is_stream = times
+    ttfb_ms = b"null" if ttfb_us < 0 else milliseconds(ttfb_us)
+    stream = b"true" if is_stream else b"false"
+    end = TIMES % (ttfb_ms, milliseconds(duration_us), overhead_us, stream)
+    return [
+        LINE % (stamp, request_id, subject, bytes_in, bytes_out, end)
+        for request_id, subject, bytes_in, bytes_out in requests
+    ]
+
+
+def milliseconds(microseconds: int) -> bytes:
+    return b"%d.%b" % (microseconds // 1000, THOUSANDTHS[microseconds % 1000])

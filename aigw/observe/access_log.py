@@ -29,14 +29,14 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Protocol
 
 from aiofiles.threadpool import wrap
 
 from aigw.errors import StartError
-from aigw.observe.access_line import Clock, Entry, lines_of
+from aigw.observe.access_line import Clock, Times, Told, lines_of
 
 FLUSH_EVERY_S = 0.1
 RETRY_EVERY_S = 1.0
@@ -49,9 +49,6 @@ EARLY_BYTES = BUFFER_BYTES // 4
 """A buffer that is so full is written before its time: more than 6,000 requests a second."""
 BURST_BYTES = 1 << 16
 """Most that is written to a pipe in one turn of the loop (what a pipe holds): about 50 µs."""
-BATCH = 64
-"""So many entries become lines at one time: a bound on how long that keeps the loop."""
-
 STDOUT = 1
 
 _log = logging.getLogger("aigw")
@@ -72,8 +69,6 @@ class AccessLog:
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
         self._clock = Clock()
-        self._entries: list[Entry] = []  # not yet lines
-        self._make_at = 1  # so many entries become lines; 1 while nothing else will see to them
         self._lines: list[bytes] = []
         self._bytes = 0
         self._wake_at: float = 0  # the size of the buffer at which `append` has to see to writing
@@ -91,17 +86,18 @@ class AccessLog:
         if self._lines:
             self._write_in(FLUSH_EVERY_S)
 
-    def note(self, entries: list[Entry]) -> None:
-        """Take what becomes lines, soon and together with others; 0.1 µs."""
-        self._entries += entries
-        if len(self._entries) >= self._make_at:
-            self._make_lines()
-
-    def _make_lines(self) -> None:
-        entries, self._entries = self._entries, []
-        for line in lines_of(entries, self._clock):
-            self.append(line)
-        self._make_at = 1 if self._timer is None and self._writing is None else BATCH
+    def note(self, began_ms: int, times: Times, requests: Iterable[Told]) -> None:
+        """Take the lines of requests that began at one Unix time and took the same times."""
+        lines = lines_of(self._clock.stamp(began_ms), times, requests)
+        size = self._bytes + sum(map(len, lines))
+        if size > BUFFER_BYTES or self._sink is None:
+            for line in lines:  # as many as there is room for
+                self.append(line)
+            return
+        self._bytes = size
+        self._lines += lines
+        if size >= self._wake_at:
+            self._wake(size)
 
     def append(self, line: bytes) -> None:
         """Take a line that ends in a newline; 0.1 µs."""
@@ -126,7 +122,6 @@ class AccessLog:
 
     async def close(self) -> None:
         """Write what is left, at most for `CLOSE_WITHIN_S`; what remains then is lost, counted."""
-        self._make_lines()
         self._closing = True
         if self._timer is not None:
             self._timer.cancel()
@@ -179,7 +174,6 @@ class AccessLog:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._writing = None
         self._wake_at = EARLY_BYTES if self._lines else 0
-        self._make_lines()
         if not task.cancelled():
             task.result()
         if self._reopen:
@@ -189,7 +183,6 @@ class AccessLog:
 
     async def _write_out(self) -> None:
         """Write the lines that are there now; those that came meanwhile are the next batch."""
-        self._make_lines()
         if self._reopen:
             await self._open_anew()
         left = len(self._lines)

@@ -14,13 +14,14 @@ the configuration or words from a table, never what a client sent, so their numb
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from operator import add
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from aigw.memory import CounterRegion, Memory
+from aigw.observe.access_line import Times
 
 PREFIX = "aigw_"
 GAUGE = "gauge:"  # keys that begin so are zeroed when their process has died
@@ -159,12 +160,6 @@ def parse_key(key: str) -> tuple[str, Labels]:
     return name, tuple(labels)
 
 
-# Of one request: its block, the microseconds for the whole, to the first byte and in aigw, and
-# whether it was plain (see `WorkerMetrics.finish_in`).
-Finished = tuple[int, int, int, int, int]
-MANY = 8  # from here on adding up first is cheaper
-
-
 class WorkerMetrics:
     """Counting in one process; the only writer of its region."""
 
@@ -211,7 +206,7 @@ class WorkerMetrics:
         """Count a finished request: microseconds for the whole, to the first byte of an answer from
         upstream (negative: none came), and in aigw itself (0: not known)."""
         block = self.block(route, upstream, status)
-        self.finish_in(block, duration_us, ttfb_us, overhead_us, 0)
+        self.finish_in(block, (duration_us, ttfb_us, overhead_us, False))
 
     def block(self, route: str, upstream: str, status: int) -> int:
         """Where in `words` the requests of this kind are counted."""
@@ -222,50 +217,24 @@ class WorkerMetrics:
             self._exchanges[route, upstream, status] = base
         return base
 
-    def finish_in(
-        self, block: int, duration_us: int, ttfb_us: int, overhead_us: int, plain: int
-    ) -> None:
-        """`finish` for who knows the block.  `plain` is 1 on the express lane: such a request made
-        one attempt, which brought a whole answer."""
-        _count(self.words, block, duration_us, ttfb_us, overhead_us, plain)
+    def finish_in(self, block: int, times: Times, number: int = 1, is_plain: bool = False) -> None:
+        """`finish` for who knows the block, and for several requests with the same times.
 
-    def finish_all(self, finished: Sequence[Finished]) -> None:
-        """`finish_in` for many: added up in lists first, which are cheaper than shared memory."""
-        if len(finished) < MANY:
-            for one in finished:
-                self.finish_in(*one)
-            return
-        sums: dict[int, list[int]] = {}
-        for block, duration_us, ttfb_us, overhead_us, plain in finished:
-            own = sums.get(block)
-            if own is None:
-                own = sums[block] = [0] * EXCHANGE_WORDS
-            _count(own, 0, duration_us, ttfb_us, overhead_us, plain)
+        `is_plain` if they were on the express lane: each made one attempt, which brought a whole
+        answer.
+        """
         words = self.words
-        for block, own in sums.items():
-            for word, number in enumerate(own, block):
-                if number:
-                    words[word] += number
-
-
-def _count(
-    words: MutableSequence[int] | memoryview[int],
-    block: int,
-    duration_us: int,
-    ttfb_us: int,
-    overhead_us: int,
-    plain: int,
-) -> None:
-    """Add one request to the block that begins there."""
-    words[block + PLAIN] += plain
-    words[block + DURATION_SUM] += duration_us
-    words[block + DURATION + bisect_left(DURATION_BOUNDS_US, duration_us)] += 1
-    if ttfb_us >= 0:
-        words[block + FIRST_BYTE_SUM] += ttfb_us
-        words[block + FIRST_BYTE + bisect_left(DURATION_BOUNDS_US, ttfb_us)] += 1
-    if overhead_us > 0:
-        words[block + OVERHEAD_SUM] += overhead_us
-        words[block + OVERHEAD + bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += 1
+        duration_us, ttfb_us, overhead_us, _ = times
+        if is_plain:
+            words[block + PLAIN] += number
+        words[block + DURATION_SUM] += duration_us * number
+        words[block + DURATION + bisect_left(DURATION_BOUNDS_US, duration_us)] += number
+        if ttfb_us >= 0:
+            words[block + FIRST_BYTE_SUM] += ttfb_us * number
+            words[block + FIRST_BYTE + bisect_left(DURATION_BOUNDS_US, ttfb_us)] += number
+        if overhead_us > 0:
+            words[block + OVERHEAD_SUM] += overhead_us * number
+            words[block + OVERHEAD + bisect_left(OVERHEAD_BOUNDS_US, overhead_us)] += number
 
 
 class Regions:

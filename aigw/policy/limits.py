@@ -5,7 +5,9 @@ Check all, then take all, in one synchronous call: a refused request costs nothi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -36,6 +38,30 @@ def claim_of(key: Key, route: Route, upstream: UpstreamPolicy) -> Claim:
         upstream.pool.max_connections,
         buckets_of(key, route),
     )
+
+
+class Hand(NamedTuple):
+    """`Limits.admit` and `give_back` for one simple claim, in steps that are bound to it.
+
+    Take the slot, then the token; where there is none, give the slot back.
+    """
+
+    take_slot: Callable[[], bool]
+    give_slot: Callable[[], None]
+    take_token: Callable[[float], float]  # see `BucketTable.taker`
+    bucket: Bucket | None
+
+
+def always() -> bool:
+    return True
+
+
+def nothing() -> None:
+    return None
+
+
+def unlimited(now_s: float) -> float:
+    return 0.0
 
 
 class Limits:
@@ -70,6 +96,21 @@ class Limits:
             self.held.give(claim.held_row)
         if claim.in_use_row >= 0:
             self.held.give(claim.in_use_row)
+
+    def hand(self, claim: Claim) -> Hand | None:
+        """For a claim of at most one bucket and no place at the upstream, which is most of them."""
+        if claim.in_use_row >= 0 or len(claim.buckets) > 1:
+            return None
+        take_slot = give_slot = None
+        if claim.held_row >= 0:
+            take_slot, give_slot = self.held.taker(claim.held_row, claim.max_parallel)
+        bucket = claim.buckets[0] if claim.buckets else None
+        return Hand(
+            take_slot or always,
+            give_slot or nothing,
+            self.buckets.taker(bucket) if bucket is not None else unlimited,
+            bucket,
+        )
 
     def tightest(self, claim: Claim) -> Bucket | None:
         """Right after `admit`: the bucket that is nearest to its end; `buckets.level` is its level.

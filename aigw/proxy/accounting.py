@@ -78,18 +78,12 @@ def ended(exchange: Exchange) -> None:
     overhead_us = int(exchange.overhead_s * 1e6)
     _count(exchange, duration_us, ttfb_us, overhead_us)
     if services.log.enabled:
-        entry = (
+        subject, bytes_in = subject_text(_subject_of(exchange)), exchange.body.payload_bytes
+        services.log.note(
             int((started_s + services.wall_offset_s) * 1e3),
-            exchange.request_id,
-            subject_text(_subject_of(exchange)),
-            exchange.body.payload_bytes,
-            exchange.bytes_out,
-            ttfb_us,
-            duration_us,
-            overhead_us,
-            exchange.is_stream,
+            (duration_us, ttfb_us, overhead_us, exchange.is_stream),
+            ((exchange.request_id, subject, bytes_in, exchange.bytes_out),),
         )
-        services.log.note([entry])
 
 
 def _count(exchange: Exchange, duration_us: int, ttfb_us: int, overhead_us: int) -> None:

@@ -19,14 +19,14 @@ import struct
 import termios
 import time
 from array import array
-from enum import Enum
 from typing import TYPE_CHECKING, cast
 
 from aigw.errors import Code
 from aigw.proxy import accounting
+from aigw.proxy.client_state import ANSWER, HEAD, HELD, State
 from aigw.proxy.deadlines import LOOK_S, look
 from aigw.proxy.exchange import Exchange
-from aigw.proxy.express import Lane
+from aigw.proxy.lane import Lane
 from aigw.proxy.phase import Phase
 from aigw.proxy.refusal import Refusal
 from aigw.wire.gate import FORBIDDEN_OCTETS
@@ -46,22 +46,6 @@ EMPTY_LINE = b"\r\n"
 EMPTY_LINES = re.compile(rb"(?:\r\n)*+")
 
 
-class State(Enum):
-    """What the bytes of this client are."""
-
-    PREFACE = "a PROXY header comes first"
-    HEAD = "a request head, or silence before it"
-    HELD = "the rest of a short request, which is not dealt with before it is here"
-    BODY = "the body of the present request"
-    ANSWER = "the next request, while this one awaits its answer"
-    LINGER = "to be dropped"
-    CLOSED = "none any more"
-
-
-# For those who ask at each request: an attribute of an Enum costs 0.1 µs.
-HEAD, ANSWER = State.HEAD, State.ANSWER
-
-
 class ClientConnection(asyncio.Protocol):
     """See the head of the file."""
 
@@ -78,12 +62,12 @@ class ClientConnection(asyncio.Protocol):
         "_patience_s",
         "_pending",
         "_searched",
-        "_state",
         "_unsent_bytes",
         "body_is_paused",
         "deadline_s",
         "peer_ip",
         "services",
+        "state",
         "transport",
     )
 
@@ -96,7 +80,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange: Exchange | None = None
         self._lane: Lane | None = None  # once a plain request has come
         self.body_is_paused = False
-        self._state = State.PREFACE if services.policy.proxy_protocol else HEAD
+        self.state = State.PREFACE if services.policy.proxy_protocol else HEAD
         self._pending = bytearray()  # bytes of a head that is not complete
         self._searched = 0  # how far they have been looked through
         self._lingered_bytes = 0
@@ -128,13 +112,17 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             lane = self._lane
-            if lane is None or self._state is not HEAD or self._pending or not lane.send(data):
+            if lane is None or self.state is not HEAD or self._pending:
                 self._receive(data)
+            else:
+                self.state = HELD
+                lane.held = data
+                lane.express.take_request(lane)
         except Exception as error:  # noqa: BLE001 - the edge of a task
             self.broke(error)
 
     def _receive(self, data: bytes) -> None:
-        state = self._state
+        state = self.state
         if state is HEAD:
             self._head_data(data)
         elif state is State.BODY:
@@ -142,7 +130,7 @@ class ClientConnection(asyncio.Protocol):
             self.exchange.request_data(data)
         elif state is ANSWER:
             self._next_request_data(data)
-        elif state is State.HELD:
+        elif state is HELD:
             self._held_data(data, may_hold=True)
         elif state is State.LINGER:
             self._linger_data(data)
@@ -161,17 +149,17 @@ class ClientConnection(asyncio.Protocol):
         self._has_ended = True
         self.take_up_held()
         exchange = self.exchange
-        if self._state is State.BODY and exchange is not None:
+        if self.state is State.BODY and exchange is not None:
             exchange.client_ended_early()
             return True
-        if self._state is HEAD and self._has_begun_head():
+        if self.state is HEAD and self._has_begun_head():
             message = "The request ended before its head did."
             self._refuse_head(Refusal(Code.MALFORMED_REQUEST, message))
             return True
         if exchange is not None:
             self.exchange = None
             exchange.client_lost()
-        self._state = State.CLOSED
+        self.state = State.CLOSED
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -180,7 +168,7 @@ class ClientConnection(asyncio.Protocol):
         self.services.tell_siblings()
         try:
             self.take_up_held()
-            self._state = State.CLOSED
+            self.state = State.CLOSED
             if self.exchange is not None:
                 self.exchange.client_lost()
         except Exception as error:  # noqa: BLE001 - the edge of a task
@@ -199,27 +187,46 @@ class ClientConnection(asyncio.Protocol):
             self.exchange.client_writable(not is_full)
         elif is_full:
             return
-        elif self._state is HEAD and not self.transport.is_closing():
+        elif self.state is HEAD and not self.transport.is_closing():
             self.transport.resume_reading()
             self._take_pending()
 
     def _held_data(self, data: bytes, may_hold: bool) -> None:
         """Go on with a request that was held; where it may not be held, as far as it has come."""
-        assert self._lane is not None
-        self._state = HEAD
-        left = self._lane.resume(data, may_hold)
+        lane = self._lane
+        assert lane is not None
+        lane.held += data
+        if not self._takes_lane(lane, may_hold):
+            self._head_data(lane.take_held(), may_hold=False)
+
+    def _takes_lane(self, lane: Lane, may_hold: bool) -> bool:
+        """Is what the lane holds plain, and dealt with?"""
+        self.state = HELD
+        lane.may_hold = may_hold
+        left = lane.express.send((lane,))
+        lane.may_hold = True
         if left:
-            self._head_data(left, may_hold=False)
+            self.state = HEAD
+        return not left
+
+    def leave_lane(self) -> None:
+        """What the lane holds is not plain."""
+        assert self._lane is not None
+        try:
+            self.state = HEAD
+            self._head_data(self._lane.take_held())
+        except Exception as error:  # noqa: BLE001 - the edge of a task
+            self.broke(error)
 
     def take_up_held(self) -> None:
         """Wait no longer for the rest of a request that is held, if one is."""
-        if self._state is State.HELD:
+        if self.state is HELD:
             self._held_data(b"", may_hold=False)
 
     def forget_shape(self) -> None:
         """The policy has changed: what is known of the last request's shape keeps the old one."""
-        if self._lane is not None and self._state is HEAD:
-            self._lane = None
+        if self._lane is not None:
+            self._lane.forget()
 
     # ---- heads -------------------------------------------------------------------------------
 
@@ -245,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
             self.peer_ip = parsed.source
         rest = bytes(self._pending[parsed.consumed :])
         self._pending.clear()
-        self._state = HEAD
+        self.state = HEAD
         self._await_head(self.services.policy.keep_alive_s)
         if rest:
             self._head_data(rest)
@@ -284,11 +291,11 @@ class ClientConnection(asyncio.Protocol):
         if known.is_plain and self._express(known, data, may_hold):
             return True
         known.hits += 1
-        self._state = State.BODY
+        self.state = State.BODY
         self.exchange = exchange = self.new_exchange(self._start_s())
         if exchange.begin_known(known, groups, data[end:]):
             return True
-        self._state = HEAD
+        self.state = HEAD
         self.exchange = None
         return False
 
@@ -298,11 +305,15 @@ class ClientConnection(asyncio.Protocol):
         return held_since_s or time.monotonic()
 
     def _express(self, known: KnownRequest, data: bytes, may_hold: bool) -> bool:
-        if self._lane is None:
-            self._lane = Lane(self, known)
-        else:
-            self._lane.follow(known)
-        return self._lane.send(data, may_hold)
+        lane = self._lane
+        if lane is None:
+            lane = self._lane = Lane(self, self.services.express)
+        lane.follow(known)
+        lane.held = data
+        if self._takes_lane(lane, may_hold):
+            return True
+        lane.held = b""
+        return False
 
     def _partial_head(self, data: bytes) -> None:
         """Keep what has come; refuse what can no longer become a legal head."""
@@ -330,7 +341,7 @@ class ClientConnection(asyncio.Protocol):
         return bool(self._pending.strip(EMPTY_LINE))
 
     def _begin(self, head_bytes: bytes, rest: bytes) -> None:
-        self._state = State.BODY
+        self.state = State.BODY
         started_s = self._start_s()
         try:
             head = read_request(head_bytes)
@@ -356,7 +367,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse_head(Refusal(Code.HEADERS_TOO_LARGE, message))
 
     def _refuse_head(self, refusal: Refusal) -> None:
-        self._state = State.BODY
+        self.state = State.BODY
         self._pending.clear()
         self.exchange = self.new_exchange(time.monotonic())
         self.exchange.refuse_head(refusal)
@@ -364,7 +375,7 @@ class ClientConnection(asyncio.Protocol):
     def _next_request_data(self, data: bytes) -> None:
         """Pipelined bytes wait; more than a head's worth ends the connection after the answer."""
         if len(self._pending) + len(data) > self.services.policy.head_bytes:
-            self._state = State.LINGER
+            self.state = State.LINGER
             self._pending.clear()
             return
         self._pending += data
@@ -377,40 +388,27 @@ class ClientConnection(asyncio.Protocol):
     @property
     def exchange(self) -> Exchange | None:
         """The present exchange.  To ask for it takes a plain request off the express lane."""
-        if self._lane is not None and self._lane.connection is not None:
-            return self._lane.whole()
+        lane = self._lane
+        if lane is not None and lane.sent is not None:
+            lane.take_up_answer()
+            if lane.sent is not None:
+                return lane.whole()
         return self._exchange
 
     @exchange.setter
     def exchange(self, exchange: Exchange | None) -> None:
         self._exchange = exchange
 
-    def hold(self) -> None:
-        """The rest of a short request is about to come; the next sweep looks whether it has."""
-        self._state = State.HELD
-        self.deadline_s = self.services.clock_s
-
-    @property
-    def awaits_answer(self) -> bool:
-        """Was the request read to its end, and nothing come that must close the connection?"""
-        return self._state is ANSWER
-
-    def await_answer(self, limit_s: float) -> None:
-        """A request on the express lane was sent."""
-        self._state = ANSWER
-        self.deadline_s = self.services.clock_s + limit_s
-
-    def answered(self, patience_s: float) -> None:
+    def answered(self, patience_s: float, now_s: float, keep_until_s: float) -> None:
         """A request on the express lane has got its answer: the next one may come."""
-        services = self.services
-        self._state = HEAD
+        self.state = HEAD
         self._patience_s = patience_s
-        self._idle_since_s = services.clock_s
-        self.deadline_s = services.clock_s + services.policy.keep_alive_s
+        self._idle_since_s = now_s
+        self.deadline_s = keep_until_s
         if self._is_full:
             self.transport.pause_reading()  # the next request waits until this answer is taken
         elif self._pending:
-            services.loop.call_soon(self._take_pending)
+            self.services.loop.call_soon(self._take_pending)
 
     def write(self, data: bytes) -> None:
         self.transport.write(data)
@@ -428,14 +426,14 @@ class ClientConnection(asyncio.Protocol):
         services = self.services
         return (
             head.keep_alive
-            and self._state is ANSWER
+            and self.state is ANSWER
             and not services.draining
             and not services.retired
         )
 
     def request_complete(self, surplus: bytes) -> None:
         """The present request has been read to its end."""
-        self._state = ANSWER
+        self.state = ANSWER
         self.resume_body()
         self._pending.clear()
         if surplus:
@@ -477,7 +475,7 @@ class ClientConnection(asyncio.Protocol):
         self._feed_again_due = False
         if not self.body_is_paused and not self.transport.is_closing():
             self.transport.resume_reading()
-        if self._state is State.BODY:
+        if self.state is State.BODY:
             self.data_received(b"")
 
     def answer_complete(self, keep: bool, may_be_sending: bool = True) -> None:
@@ -489,10 +487,10 @@ class ClientConnection(asyncio.Protocol):
         self.exchange = None
         if self.transport.is_closing():
             return
-        if not keep or self._state is State.LINGER:
+        if not keep or self.state is State.LINGER:
             self._close_with_care(may_be_sending)
             return
-        self._state = HEAD
+        self.state = HEAD
         self._searched = 0
         self._idle_since_s = self.services.clock_s
         self._await_head(self.services.policy.keep_alive_s)
@@ -502,7 +500,7 @@ class ClientConnection(asyncio.Protocol):
             self.services.loop.call_soon(self._take_pending)
 
     def _take_pending(self) -> None:
-        if self._state is HEAD and self._pending and not self._is_full:
+        if self.state is HEAD and self._pending and not self._is_full:
             data = bytes(self._pending)
             self._pending.clear()
             self.data_received(data)
@@ -512,14 +510,14 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is not None:
             self._patience_s = self.exchange.patience_s
         self.exchange = None
-        self._state = State.CLOSED
+        self.state = State.CLOSED
         if reset:
             self.let_fin_mean_end(False)
         self.transport.close()
 
     def abort(self) -> None:
         """End at once, and visibly: what has not been taken yet is lost."""
-        self._state = State.CLOSED
+        self.state = State.CLOSED
         self.let_fin_mean_end(False)
         self.transport.abort()
 
@@ -536,10 +534,10 @@ class ClientConnection(asyncio.Protocol):
         """Shut the sending side; go on reading for a while if the client may still be sending."""
         self._pending.clear()
         if self._has_ended or not may_be_sending:
-            self._state = State.CLOSED
+            self.state = State.CLOSED
             self.transport.close()
             return
-        self._state = State.LINGER
+        self.state = State.LINGER
         self.deadline_s = self.services.clock_s + LINGER_S
         self.resume_body()
         if self.transport.can_write_eof():
@@ -563,21 +561,21 @@ class ClientConnection(asyncio.Protocol):
 
     def expire(self, now_s: float) -> None:
         """The deadline has passed."""
-        if self._state is State.HELD:
+        if self.state is HELD:
             self.take_up_held()
         elif self.exchange is not None:
             look(self.exchange, now_s)
-        elif self._state is HEAD and self._has_begun_head():
+        elif self.state is HEAD and self._has_begun_head():
             message = "The request head did not arrive in time."
             self._refuse_head(Refusal(Code.REQUEST_TIMEOUT, message))
         elif self.transport.get_write_buffer_size():
             self._wait_for_reader(now_s)
         elif self._unsent_bytes:  # now it has taken the last of its answer
             self._unsent_bytes = 0
-            lingers = self._state is State.LINGER
+            lingers = self.state is State.LINGER
             self._await_head(LINGER_S if lingers else self.services.policy.keep_alive_s)
         else:
-            self._state = State.CLOSED
+            self.state = State.CLOSED
             self.transport.close()
 
     def _wait_for_reader(self, now_s: float) -> None:
@@ -594,7 +592,7 @@ class ClientConnection(asyncio.Protocol):
         """Draining: nobody has waited for anything on this connection since then."""
         if self._idle_since_s > since_s:
             return
-        idle = self._state in (HEAD, State.PREFACE) and not self._pending
+        idle = self.state in (HEAD, State.PREFACE) and not self._pending
         if self.exchange is None and idle and not self.transport.get_write_buffer_size():
-            self._state = State.CLOSED
+            self.state = State.CLOSED
             self.transport.close()

@@ -277,9 +277,9 @@ class Exchange(ExchangeState):
         if self.replay:
             pieces += self.replay
         connection.transport.write(b"".join(pieces))
-        if self.attempts == 1 and connection.uses > 1:
+        if self.attempts == 1 and connection.is_reused:
             self.overhead_s += time.monotonic() - self.started_s
-        if connection.uses == 1 or not self.facts.is_replayable:
+        if not connection.is_reused or not self.facts.is_replayable:
             self.replay = None
         else:
             self._forget_replay_beyond(self.services.policy.inspect_bytes)
@@ -297,9 +297,9 @@ class Exchange(ExchangeState):
 
     def _lost_before_answer(self, why: str) -> None:
         """The connection ended without a byte of an answer, or in the middle of its head."""
-        connection = self._detach()
-        was_idle_end = connection.uses > 1 and not connection.answer_began
-        connection.drop()
+        assert self.connection is not None
+        was_idle_end = self.connection.is_reused and not self.connection.answer_began
+        self._detach().drop()
         if was_idle_end and self.replay is not None and not self.fresh_only:
             accounting.attempt_failed(self, "reused")
             self.fresh_only = True

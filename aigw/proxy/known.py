@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 from aigw.policy.limits import claim_of
 from aigw.policy.routes import upstream_target
 from aigw.wire.gate import CREDENTIAL_FIELDS
-from aigw.wire.rewrite import request_format, start_of_request
+from aigw.wire.rewrite import ready_format, request_format, start_of_request
 from aigw.wire.template import NO_GROUP, Found, Recognised, Shape, Templates, request_shape
 
 if TYPE_CHECKING:
     from aigw.policy import Key, Policy, Route
     from aigw.policy.keys import Credential
-    from aigw.policy.limits import Claim
+    from aigw.policy.limits import Claim, Hand, Limits
     from aigw.proxy.exchange import Exchange
     from aigw.proxy.request import Request
     from aigw.upstreams.group import Group
@@ -38,14 +38,18 @@ PLAIN_QUERY = re.compile(rb"(?:\?(?:(?:api-version|alt|beta)=[\w.-]*&?)*)?")
 
 
 class Terms:
-    """What is settled for one key on one shape: that it may use the route, what a request takes."""
+    """What is settled for one key on one shape: that it may use the route, what a request takes.
 
-    __slots__ = ("claim", "expires_at", "key")
+    `hand` takes it, where it is simple (`Limits.hand`).
+    """
 
-    def __init__(self, key: Key, claim: Claim):
+    __slots__ = ("claim", "expires_at", "hand", "key")
+
+    def __init__(self, key: Key, claim: Claim, hand: Hand | None):
         self.key = key
         self.expires_at = key.expires_at
         self.claim = claim
+        self.hand = hand
 
 
 class KnownRequest(Recognised):
@@ -54,22 +58,25 @@ class KnownRequest(Recognised):
     __slots__ = (
         "_policy",
         "_starts",
-        "_terms",
         "app",
         "credential",
         "credentials",
         "facts",
+        "first_byte_s",
         "format",
         "forwarded",
         "gateway_fields",
         "group",
+        "idle_s",
         "is_attributed",
         "is_plain",
         "length",
         "max_body_bytes",
         "max_head_bytes",
         "max_repeated_bytes",
+        "ready",
         "route",
+        "terms",
         "user",
     )
 
@@ -90,6 +97,7 @@ class KnownRequest(Recognised):
         self.max_repeated_bytes = policy.inspect_bytes if facts.is_replayable else -1
         self.facts = facts.without_values(shape)
         self.route = route
+        self.first_byte_s, self.idle_s = route.first_byte_s, route.idle_s
         self.group = group
         self.format = request_format(facts.head, shape, withheld[0])
         self.gateway_fields = withheld[1]
@@ -105,22 +113,21 @@ class KnownRequest(Recognised):
         passes_own = group.settings.credential_lines is None
         self.is_plain = len(self.credentials) == 1 and not passes_own and not facts.is_head
         self._starts: dict[Member, bytes] = {}
-        self._terms: dict[bytes, Terms] = {}
+        self.ready: dict[Member, bytes] = {}  # the format with all but the groups filled in
+        self.terms: dict[bytes, Terms] = {}  # of the keys that have come, by digest
 
     def credentials_in(self, groups: Sequence[bytes]) -> list[Credential]:
         return [(name, groups[group]) for name, group in self.credentials]
 
-    def terms_of(self, digest: bytes) -> Terms | None:
-        """The terms for the key with this digest; None where it may not pass."""
-        terms = self._terms.get(digest)
-        if terms is not None:
-            return terms
+    def terms_of(self, digest: bytes, limits: Limits) -> Terms | None:
+        """Terms for the key with this digest, to be kept; None where it may not pass."""
         key, route = self._policy.keys.get(digest), self.route
         if key is None or key.revoked or not (key.routes is None or route.index in key.routes):
             return None
-        if len(self._terms) >= MAX_TERMS:
-            del self._terms[next(iter(self._terms))]
-        terms = self._terms[digest] = Terms(key, claim_of(key, route, self.group.settings))
+        if len(self.terms) >= MAX_TERMS:
+            del self.terms[next(iter(self.terms))]
+        claim = claim_of(key, route, self.group.settings)
+        terms = self.terms[digest] = Terms(key, claim, limits.hand(claim))
         return terms
 
     def knows_key(self, digest: bytes) -> bool:
@@ -135,6 +142,8 @@ class KnownRequest(Recognised):
             target = upstream_target(self.route, settings.base_path, facts.path, facts.query)
             start = start_of_request(facts.method, target, settings.host_field)
             self._starts[member] = start
+            if own == self.group.only_credential:
+                self.ready[member] = ready_format(self.format, start, own)
         return self.format % (start, *groups, own)
 
 

@@ -1,49 +1,69 @@
 """What is counted and logged of requests on the express lane: `accounting`, many at a time.
 
-A request that ends leaves an entry, and all entries of one turn of the loop are settled together at
-its end, after the bytes of that turn were handed to the kernel.  So observing one request does not
-delay the others, and a counter in shared memory is written once for many.  A worker that is killed
-loses no more than one turn, which is to say requests that were in flight.
+A request that ends leaves an entry, and all entries of one turn of the loop are settled together
+in the next, after the bytes of that turn were handed to the kernel.  So observing one request does
+not delay the others, and a counter in shared memory is written once for many.  A worker that is
+killed loses no more than one turn, which is to say requests that were in flight.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from aigw.errors import Code
-from aigw.observe.access_line import Entry, Subject, subject_text
-from aigw.observe.metrics import Finished
+from aigw.observe.access_line import Subject, Times, Told, subject_text
 from aigw.proxy.accounting import NONE_US, OTHER, app_name, user_name
 
 if TYPE_CHECKING:
-    from aigw.proxy.express import Lane
+    from collections.abc import Callable
+
     from aigw.proxy.known import Terms
+    from aigw.proxy.lane import Lane
     from aigw.proxy.services import Services
     from aigw.upstreams.known import KnownAnswer
     from aigw.upstreams.member import Member
 
-AT_ONCE = 64
-"""So many entries are settled even if the turn has not ended: a bound on the pause."""
+
+class Turn:
+    """Requests or answers that were dealt with together, one after the other: when the requests had
+    begun, and the time before the first and after the last of them (monotonic seconds).
+
+    Their bytes go to the kernel when all have been dealt with, so this is the time that each of
+    them has spent here.
+    """
+
+    __slots__ = ("began_s", "ended_s", "started_s")
+
+    def __init__(self, started_s: float, began_s: float):
+        self.started_s = started_s
+        self.began_s = self.ended_s = began_s
+
+
+class Kind:
+    """What is counted in one place: the block of its counters, whether it `is_plain` (answered by
+    an upstream, not refused), and whether it is a stream.  There is one object for each."""
+
+    __slots__ = ("block", "is_plain", "is_stream")
+
+    def __init__(self, block: int, is_plain: bool, is_stream: bool):
+        self.block = block
+        self.is_plain = is_plain
+        self.is_stream = is_stream
+
+    def times(self, sent: Turn, answered: Turn) -> Times:
+        own_s, ttfb_us = answered.ended_s - answered.began_s, NONE_US
+        if self.is_plain:
+            own_s += sent.ended_s - sent.began_s
+            ttfb_us = int((answered.began_s - sent.started_s) * 1e6)
+        duration_us = int((answered.ended_s - sent.started_s) * 1e6)
+        return duration_us, ttfb_us, int(own_s * 1e6), self.is_stream
 
 
 class Outcome:
-    """What the records of many requests have in common, and the block that they count in.
+    """What the records of one client's requests have in common."""
 
-    `plain` is 1 where the request was answered by an upstream, 0 where it was refused.
-    """
-
-    __slots__ = (
-        "app",
-        "block",
-        "ending",
-        "is_stream",
-        "known",
-        "member",
-        "plain",
-        "subject",
-        "terms",
-        "user",
-    )
+    __slots__ = ("app", "ending", "kind", "subject", "terms", "user")
 
     def __init__(
         self,
@@ -54,20 +74,21 @@ class Outcome:
         user: bytes | None,
         app: bytes | None,
     ):
-        self.terms, self.member, self.ending = terms, member, ending
+        self.terms, self.ending = terms, ending
         self.user, self.app = user, app
         error: str | None
         if isinstance(ending, Code):
-            status, error, self.is_stream, self.plain = ending.status, ending.word, False, 0
+            status, error, is_stream, is_plain = ending.status, ending.word, False, False
         else:
             head = ending.head
-            status, error, self.is_stream, self.plain = head.status, None, head.is_stream, 1
+            status, error, is_stream, is_plain = head.status, None, head.is_stream, True
         known, client_ip = lane.known, lane.client_ip
-        self.known = known
         key = None if terms is None else terms.key
         # Without a good key nobody has asked for an upstream yet.
         upstream = None if terms is None else known.group.settings.name
-        self.block = lane.services.metrics.block(known.route.name, upstream or OTHER, status)
+        services = lane.express.services
+        block = services.metrics.block(known.route.name, upstream or OTHER, status)
+        self.kind = services.ledger.kind(block, is_plain, is_stream)
         self.subject = subject_text(
             Subject(
                 None if key is None else key.name,
@@ -81,69 +102,52 @@ class Outcome:
                 known.route.name,
                 upstream,
                 None if member is None else member.label,
-                self.plain,
+                int(is_plain),
             )
         )
 
 
-# Its outcome and id, when it began, when the first byte came from upstream (of no meaning for a
-# refusal) and when all was written (monotonic seconds), the seconds in the gateway until then,
-# bytes in and out.
-Ended = tuple[Outcome, bytes, float, float, float, float, int, int]
+# Requests that were answered in one turn, by their kind and the turn in which they were sent (for
+# refusals that in which they were answered).
+Ended = defaultdict[tuple[Kind, Turn], list[Told]]
 
 
 class Ledger:
-    """One worker's entries of this turn."""
+    """One worker's entries of this turn.  `turn_ended(n)` is called after a turn with n of them."""
 
-    __slots__ = ("_ended", "_services")
+    __slots__ = ("_kinds", "_noted", "_services", "turn_ended")
 
     def __init__(self, services: Services):
         self._services = services
-        self._ended: list[Ended] = []
+        self._kinds: dict[tuple[int, bool, bool], Kind] = {}  # as many as blocks, times four
+        self._noted: list[tuple[Turn, Ended]] = []
+        self.turn_ended: Callable[[int], object] = lambda number: None
 
-    def note(self, entry: Ended) -> None:
-        """A request has ended: its answer is written."""
-        ended = self._ended
-        if not ended:
+    def kind(self, block: int, is_plain: bool, is_stream: bool) -> Kind:
+        """The one object of this kind."""
+        of = block, is_plain, is_stream
+        kind = self._kinds.get(of)
+        if kind is None:
+            kind = self._kinds[of] = Kind(*of)
+        return kind
+
+    def note(self, answered: Turn, ended: Ended) -> None:
+        """Requests have ended: in this turn their answers were written."""
+        if not self._noted:
             self._services.loop.call_soon(self.settle)
-        ended.append(entry)
-        if len(ended) >= AT_ONCE:
-            self.settle()
+        self._noted.append((answered, ended))
 
     def settle(self) -> None:
         """Count and log what has ended."""
-        ended, self._ended = self._ended, []
+        noted, self._noted = self._noted, []
         services = self._services
-        wall_offset_ms = services.wall_offset_s * 1e3
-        entries: list[Entry] = []
-        finished: list[Finished] = []
-        for (
-            outcome,
-            request_id,
-            started_s,
-            first_byte_s,
-            ended_s,
-            own_s,
-            bytes_in,
-            bytes_out,
-        ) in ended:
-            ttfb_us = int((first_byte_s - started_s) * 1e6) if outcome.plain else NONE_US
-            duration_us = int((ended_s - started_s) * 1e6)
-            own_us = int(own_s * 1e6)
-            finished.append((outcome.block, duration_us, ttfb_us, own_us, outcome.plain))
-            entries.append(
-                (
-                    int(started_s * 1e3 + wall_offset_ms),
-                    request_id,
-                    outcome.subject,
-                    bytes_in,
-                    bytes_out,
-                    ttfb_us,
-                    duration_us,
-                    own_us,
-                    outcome.is_stream,
-                )
-            )
-        services.metrics.finish_all(finished)
-        if services.log.enabled:
-            services.log.note(entries)
+        number = 0
+        for answered, ended in noted:
+            for (kind, sent), requests in ended.items():
+                number += len(requests)
+                times = kind.times(sent, answered)
+                services.metrics.finish_in(kind.block, times, len(requests), kind.is_plain)
+                if services.log.enabled:
+                    began_ms = int((sent.started_s + services.wall_offset_s) * 1e3)
+                    services.log.note(began_ms, times, requests)
+        self.turn_ended(number)

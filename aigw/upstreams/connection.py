@@ -4,6 +4,10 @@ A connection serves one exchange at a time, its owner, and is idle in a pool in 
 reading while idle: an end, a reset or a stray byte drops it at once, so that no answer to nobody
 is ever taken for the answer to the next request.  What has come in the very turn of the loop in
 which that request did, nobody has been told of yet, so before it serves again the kernel is asked.
+
+On the express lane it has no owner but a `lane`, whose answers are dealt with many at a time: what
+has come waits for that in `waiting`, until the end of the turn.  Whatever else happens makes an
+owner of the lane, which then is told.
 """
 
 from __future__ import annotations
@@ -11,11 +15,12 @@ from __future__ import annotations
 import asyncio
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from aigw.upstreams.known import KnownAnswer
 from aigw.wire.head import AnswerHead, AnswerReader, HeadError
+from aigw.wire.template import Reading
 
 if TYPE_CHECKING:
     from aigw.upstreams.member import Member
@@ -54,25 +59,45 @@ class Owner(Protocol):
         """The connection broke."""
 
 
+class Express(Protocol):
+    """Who deals with plain answers, many at a time."""
+
+    def take_answer(self, connection: UpstreamConnection, data: bytes) -> None:
+        """Something has come of an answer; it is to be dealt with in this turn of the loop."""
+
+    def answer(self, connections: Sequence[UpstreamConnection]) -> None:
+        """Deal with what waits on these."""
+
+
+class Lane(Protocol):
+    """A plain request that a connection serves."""
+
+    @property
+    def express(self) -> Express: ...
+
+    def whole(self) -> object:
+        """Make an exchange of it, which is the owner from here on."""
+
+
 class UpstreamConnection(asyncio.Protocol):
     """See the head of the file.  Fields: for the connection's life, then for one exchange."""
 
     __slots__ = (
         "_in_body",
-        "_known",
         "_max_head_bytes",
         "_poll",
         "_reader",
         "_takes_known",
-        "answer_began",
-        "idle_since_s",
+        "good_until_s",
         "is_closed",
         "keep_alive_s",
+        "known",
+        "lane",
         "member",
         "outlived_s",
         "owner",
         "transport",
-        "uses",
+        "waiting",
     )
 
     transport: asyncio.Transport
@@ -80,17 +105,17 @@ class UpstreamConnection(asyncio.Protocol):
     def __init__(self, member: Member, now_s: float):
         self.member = member
         self.outlived_s = now_s + member.pool_settings.max_age_s
-        self.idle_since_s = now_s
+        self.good_until_s = 0.0  # as an idle one; 0.0: it has never been idle
         self.keep_alive_s = member.pool_settings.keep_alive_s
-        self.uses = 0
         self.is_closed = False
+        self.known: KnownAnswer | None = None  # what recognised the last answer
         self.owner: Owner | None = None
+        self.lane: Lane | None = None
+        self.waiting: bytes | None = None  # for the end of the turn
         self._reader: AnswerReader | None = None
-        self._known: KnownAnswer | None = None  # what recognised the last answer
         self._in_body = False
         self._takes_known = False
         self._max_head_bytes = 0
-        self.answer_began = False  # has one byte of the answer arrived?
 
     # ---- what the owner does ----
 
@@ -100,25 +125,25 @@ class UpstreamConnection(asyncio.Protocol):
         `takes_known`: the owner has use for `answer_known`.
         """
         self.owner = owner
-        self.uses += 1
-        self.answer_began = False
+        self.lane = None
         self._in_body = False
         self._takes_known = takes_known
         self._max_head_bytes = max_head_bytes
+
+    @property
+    def is_reused(self) -> bool:
+        """Has it served somebody else before?"""
+        return self.good_until_s > 0.0
+
+    @property
+    def answer_began(self) -> bool:
+        """Has one byte of the answer arrived?"""
+        return self._in_body or self._reader is not None
 
     def limit_keep_alive(self, limit_s: float) -> None:
         """Honour what the upstream says of it, if that is shorter than our own."""
         if limit_s < self.keep_alive_s:
             self.keep_alive_s = limit_s
-
-    def is_good(self, now_s: float) -> bool:
-        """May an idle connection serve once more?"""
-        return not (
-            self.is_closed
-            or now_s - self.idle_since_s >= self.keep_alive_s
-            or now_s >= self.outlived_s
-            or self.transport.is_closing()
-        )
 
     def has_news(self) -> bool:
         """Has anything come on a good idle connection, or its end, that we were not told of yet?
@@ -132,8 +157,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def leave(self) -> None:
         """The owner is done with the connection and will hear no more of it."""
-        self.owner = None
-        self._reader = None
+        self.owner = self.lane = self.waiting = self._reader = None
 
     def drop(self) -> None:
         """Close at once, whatever is under way."""
@@ -154,6 +178,9 @@ class UpstreamConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         owner = self.owner
         if owner is None:
+            if self.lane is not None:
+                self.lane.express.take_answer(self, data)
+                return
             self.member.forget(self)
             self.drop()
             return
@@ -167,26 +194,30 @@ class UpstreamConnection(asyncio.Protocol):
             if self.owner is owner:
                 self.drop()
 
-    def _recognise(self, owner: Owner, data: bytes) -> bool:
-        """Is the head one of those that we know, and all here?"""
-        known = self._known
+    def recognise(self, data: bytes) -> tuple[KnownAnswer, Reading] | None:
+        """What knows the head, if it is all here: most often what knew the last one."""
+        known = self.known
         reading = known.read(data) if known is not None else None
-        if known is None or reading is None:
-            hit = self.member.answers.find(data)
-            if hit is None:
-                return False
-            known, reading = hit
-            self._known = known
-        groups, end = reading
+        if known is not None and reading is not None:
+            return known, reading
+        hit = self.member.answers.find(data)
+        if hit is not None:
+            self.known = hit[0]
+        return hit
+
+    def _recognise(self, owner: Owner, data: bytes) -> bool:
+        hit = self.recognise(data)
+        if hit is None:
+            return False
+        known, (groups, end) = hit
         if end > self._max_head_bytes:
             return False
         known.hits += 1
-        self.answer_began = self._in_body = True
+        self._in_body = True
         owner.answer_known(known, groups, data, end)
         return True
 
     def _read_head(self, owner: Owner, data: bytes) -> None:
-        self.answer_began = True
         reader = self._reader
         is_first = reader is None
         if reader is None:
@@ -208,9 +239,18 @@ class UpstreamConnection(asyncio.Protocol):
             self.member.answers.consider(head, raw, time.monotonic())
         self.owner.answer_started(head, reader.rest)
 
+    def _served(self) -> Owner | None:
+        """Who is served and hears what happens; a plain request is none any more."""
+        if self.lane is not None and self.waiting is not None:
+            self.lane.express.answer((self,))  # it came before what happens now
+        if self.lane is not None:
+            self.lane.whole()
+        return self.owner
+
     def eof_received(self) -> bool:
-        if self.owner is not None:
-            self._tell(self.owner, self.owner.upstream_ended)
+        owner = self._served()
+        if owner is not None:
+            self._tell(owner, owner.upstream_ended)
         return False
 
     def _tell(self, owner: Owner, what: Callable[[], None]) -> None:
@@ -221,17 +261,19 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_closed = True
-        if self.owner is not None:
+        owner = self._served()
+        if owner is not None:
             why = str(exc) if exc else "connection closed"
-            owner = self.owner
             self._tell(owner, lambda: owner.upstream_lost(why))
         else:
             self.member.forget(self)
 
     def pause_writing(self) -> None:
-        if self.owner is not None:
-            self.owner.upstream_writable(False)
+        owner = self._served()
+        if owner is not None:
+            owner.upstream_writable(False)
 
     def resume_writing(self) -> None:
-        if self.owner is not None:
-            self.owner.upstream_writable(True)
+        owner = self._served()
+        if owner is not None:
+            owner.upstream_writable(True)

@@ -16,14 +16,15 @@ class Group:
     passive pause lasts.  A group's only member (`only`) is tried even so.
     """
 
-    __slots__ = ("_credential_turn", "_only_credential", "_turn", "members", "only", "settings")
+    __slots__ = ("_credential_turn", "_turn", "members", "only", "only_credential", "settings")
 
     def __init__(self, settings: UpstreamPolicy, first_turn: int):
         self.settings = settings
         self.members = [Member(settings, member) for member in settings.members]
         self.only = self.members[0] if len(self.members) == 1 else None
         lines = settings.credential_lines
-        self._only_credential = lines[0] if lines is not None and len(lines) == 1 else None
+        # Its field, complete with CRLF, where there is but one, or none.
+        self.only_credential = None if lines is None or len(lines) > 1 else (*lines, b"")[0]
         self._turn = first_turn  # workers begin at different members
         self._credential_turn = first_turn
 
@@ -61,8 +62,8 @@ class Group:
 
     def credential_lines(self) -> bytes:
         """The field that carries the credential of the next attempt; several take turns."""
-        if self._only_credential is not None:
-            return self._only_credential
+        if self.only_credential is not None:
+            return self.only_credential
         lines = self.settings.credential_lines
         if not lines:
             return b""

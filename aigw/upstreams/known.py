@@ -9,6 +9,8 @@ from aigw.wire.head import AnswerHead
 from aigw.wire.rewrite import answer_format
 from aigw.wire.template import NO_GROUP, Recognised, Shape, Templates, answer_shape, without_values
 
+# The first of the gateway's lines.
+ID_LINE = b"x-aigw-request-id: %b\r\n"
 # Shapes known for one member.
 MAX_SHAPES = 32
 # A refused credential is looked at closely each time (`exchange.answer_started`).
@@ -29,18 +31,20 @@ def keep_alive_of(head: AnswerHead) -> float:
 
 class KnownAnswer(Recognised):
     """What one template knows.  `length` is the number of the group with the body's length; there
-    is none where the body is chunked.
+    is none where the body is chunked.  `format` takes the groups and the gateway's lines,
+    `plain_format` the groups, the request's id, and further lines.
 
     `head` is the one that was learned from, without the values of its groups.
     """
 
-    __slots__ = ("format", "head", "keep_alive_s", "length")
+    __slots__ = ("format", "head", "keep_alive_s", "length", "plain_format")
 
     def __init__(self, head: AnswerHead, shape: Shape):
         super().__init__()
         self.head = without_values(head, shape)
         self.keep_alive_s = keep_alive_of(head)
         self.format = answer_format(head, shape)
+        self.plain_format = answer_format(head, shape, ID_LINE)
         self.length = shape.groups.get(b"content-length", NO_GROUP)
 
 

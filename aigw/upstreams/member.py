@@ -29,7 +29,7 @@ class Member:
         "label",
         "out_until_s",
         "pool_settings",
-        "retired",
+        "room",
         "settings",
     )
 
@@ -46,27 +46,31 @@ class Member:
         self.inflight = 0  # exchanges that it is serving for this worker
         self.failures_in_row = 0
         self.out_until_s = 0.0
-        self.retired = False
+        self.room = upstream.pool.idle_connections  # for idle connections
 
     # ---- connections ----
 
-    def take_idle(self, now_s: float) -> UpstreamConnection | None:
-        """The warmest idle connection that is still good."""
+    def take_idle(self, now_s: float, all_is_read: bool = False) -> UpstreamConnection | None:
+        """The warmest idle connection that is still good.
+
+        `all_is_read`: what had come on any connection when this turn began has been looked at.
+        """
         idle = self.idle
         while idle:
             connection = idle.pop()
-            if connection.is_good(now_s) and not connection.has_news():
+            is_good = now_s < connection.good_until_s and not connection.transport.is_closing()
+            if is_good and (all_is_read or not connection.has_news()):
                 return connection
             connection.drop()
         return None
 
     def give_idle(self, connection: UpstreamConnection, now_s: float) -> None:
-        """Take back a connection whose last exchange ended cleanly; its age is looked at later."""
-        connection.owner = None
-        connection.idle_since_s = now_s
+        """Take back a connection whose last exchange ended cleanly, and which serves nobody."""
+        until_s = now_s + connection.keep_alive_s
+        outlived_s = connection.outlived_s
+        connection.good_until_s = until_s if until_s < outlived_s else outlived_s
         if (
-            self.retired
-            or len(self.idle) >= self.pool_settings.idle_connections
+            len(self.idle) >= self.room
             # It answered before it had read the whole request, and may never read the rest.
             or connection.transport.get_write_buffer_size()
         ):
@@ -83,14 +87,14 @@ class Member:
 
     def sweep(self, now_s: float) -> None:
         """Drop the idle connections that have outlived their time."""
-        stale = [c for c in self.idle if not c.is_good(now_s)]
+        stale = [c for c in self.idle if now_s >= c.good_until_s or c.transport.is_closing()]
         for connection in stale:
             self.idle.remove(connection)
             connection.drop()
 
     def retire(self) -> None:
         """The policy no longer knows this member: nothing goes back to the pool."""
-        self.retired = True
+        self.room = 0
         self.drop_idle()
 
     def drop_idle(self) -> None:

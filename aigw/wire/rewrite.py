@@ -46,6 +46,10 @@ OWN_PREFIX_BYTES = len(OWN_PREFIX)
 NOT_REMOVABLE = CREDENTIAL_FIELDS | {b"content-length", b"content-encoding", b"content-type"}
 
 
+# How a format begins whose start is open, and how all end: the gateway's lines, then none.
+OPEN_START, OPEN_END = b"%b", b"%b\r\n"
+
+
 def start_of_request(method: bytes, target: bytes, host: bytes) -> bytes:
     """The first two lines of a request for an upstream; `target` and `host` are the upstream's."""
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n" % (method, target, host)
@@ -77,7 +81,13 @@ def request_format(
     passing = [
         _passes(name, head, REQUEST_WITHHELD, withheld_credentials) for name, _, _ in head.fields
     ]
-    return _format(b"%b", shape, passing)
+    return _format(OPEN_START, shape, passing)
+
+
+def ready_format(request: bytes, start: bytes, credential_lines: bytes) -> bytes:
+    """A `request_format` that takes the groups alone."""
+    lines = request.removeprefix(OPEN_START).removesuffix(OPEN_END)
+    return b"%b%b%b\r\n" % (_literal(start), lines, _literal(credential_lines))
 
 
 def answer_head(head: AnswerHead, own_lines: bytes, withheld: frozenset[bytes]) -> bytes:
@@ -89,10 +99,11 @@ def answer_head(head: AnswerHead, own_lines: bytes, withheld: frozenset[bytes]) 
     return b"".join((status_line(head), passing, own_lines, b"\r\n"))
 
 
-def answer_format(head: AnswerHead, shape: Shape) -> bytes:
-    """`answer_head` as a format: it takes the shape's groups in order, and the gateway's lines."""
+def answer_format(head: AnswerHead, shape: Shape, own: bytes = b"") -> bytes:
+    """`answer_head` as a format: it takes the shape's groups in order, and the gateway's lines;
+    before these what stands open in `own`, a format of the first of them."""
     passing = [_passes(name, head, ANSWER_WITHHELD) for name, _, _ in head.fields]
-    return _format(_literal(status_line(head)), shape, passing)
+    return _format(_literal(status_line(head)), shape, passing, own)
 
 
 def status_line(head: AnswerHead) -> bytes:
@@ -128,7 +139,7 @@ def _passes(
     return name not in head.connection_options or name in NOT_REMOVABLE
 
 
-def _format(start: bytes, shape: Shape, passing: list[bool]) -> bytes:
+def _format(start: bytes, shape: Shape, passing: list[bool], own: bytes = b"") -> bytes:
     """Lines that pass with `%b` for their group; of the others `%.0b` eats the group, and those
     that are runs of literal octets."""
     pieces = [start]
@@ -142,7 +153,7 @@ def _format(start: bytes, shape: Shape, passing: list[bool]) -> bytes:
             pieces.append(b"%.0b")
     if next(is_taken):
         pieces.append(b"%.0b")
-    pieces.append(b"%b\r\n")
+    pieces.append(own + OPEN_END)
     return b"".join(pieces)
 
 

@@ -125,6 +125,7 @@ BEARER = re.compile(rb"bearer [ \t]*(?=[\x21-\x7e]+$)", re.IGNORECASE)
 
 # The groups of a head, and where it ends.
 Reading = tuple[tuple[bytes, ...], int]
+Read = Callable[[bytes], Reading | None]
 Head = TypeVar("Head", RequestHead, AnswerHead)
 
 
@@ -174,42 +175,41 @@ class Shape:
         return dict(zip(self.names, self.numbers, strict=True))
 
 
-class Pattern:
-    """Recognises the heads of one shape.
+def pattern_of(shape: Shape) -> Read:
+    """What recognises the heads of one shape.
+
+    It reads the groups of the head at the start of what it is given, and where the head ends; None:
+    not of this shape.
 
     sre compares a literal octet by octet, at 13 instructions each; a whole run at once it can only
     skip.  So it skips the long ones, as groups of a known length, and then they are compared in one
     go: 12,400 instructions for an SDK's head with seven values instead of 13,600 (`python -m
     bench.micro match`).
     """
+    pattern = b""
+    taken: list[tuple[int, bytes]] = []
+    values = iter(group for _, group in shape.lines if group)
+    for number, (run, is_taken) in enumerate(zip(shape.runs, shape.is_taken, strict=True)):
+        if is_taken:
+            taken.append((number + len(taken), run))
+            pattern += b"(.{%d}+)" % len(run)
+        else:
+            pattern += re.escape(run)
+        pattern += next(values, b"")
+    match = re.compile(pattern, re.DOTALL).match
+    runs = itemgetter(*(at for at, _ in taken))
+    literals = tuple(run for _, run in taken) if len(taken) > 1 else taken[0][1]
 
-    __slots__ = ("_literals", "_match", "_runs")
-
-    def __init__(self, shape: Shape):
-        pattern = b""
-        taken: list[tuple[int, bytes]] = []
-        values = iter(group for _, group in shape.lines if group)
-        for number, (run, is_taken) in enumerate(zip(shape.runs, shape.is_taken, strict=True)):
-            if is_taken:
-                taken.append((number + len(taken), run))
-                pattern += b"(.{%d}+)" % len(run)
-            else:
-                pattern += re.escape(run)
-            pattern += next(values, b"")
-        self._match = re.compile(pattern, re.DOTALL).match
-        self._runs = itemgetter(*(at for at, _ in taken))
-        self._literals = tuple(run for _, run in taken) if len(taken) > 1 else taken[0][1]
-
-    def read(self, data: bytes) -> Reading | None:
-        """The groups of the head at the start of `data`, and where it ends; None: not of this
-        shape."""
-        found = self._match(data)
+    def read(data: bytes) -> Reading | None:
+        found = match(data)
         if found is None:
             return None
         groups = found.groups()
-        if self._runs(groups) != self._literals:
+        if runs(groups) != literals:
             return None
         return groups, found.end()
+
+    return read
 
 
 def request_shape(head: RequestHead, raw: bytes) -> Shape | None:
@@ -295,7 +295,7 @@ class Recognised:
 
     __slots__ = ("hits", "read")
 
-    read: Callable[[bytes], Reading | None]
+    read: Read
 
     def __init__(self) -> None:
         self.hits = 0
@@ -354,7 +354,7 @@ class Templates(Generic[Learned]):
 
     def learn(self, shape: Shape, learned: Learned) -> None:
         """Keep it; of many for one line the oldest goes, of many in all the least useful line."""
-        learned.read = Pattern(shape).read
+        learned.read = pattern_of(shape)
         if self._shapes >= self._max_shapes:
             self._evict()
         known = self._by_line.setdefault(shape.start_line, [])

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple
 
-from bench.micro.gateway import KEY, LIMITED_KEY, MicroGateway
+from bench.micro.gateway import KEY, LIMITED_KEY, MicroGateway, Void
 from bench.micro.messages import (
     ANSWER,
     CHUNK,
@@ -20,6 +20,7 @@ from bench.micro.messages import (
 )
 
 Call = Callable[[], None]
+TOGETHER = 32  # of `counted.CALLS` a part without rest
 
 # ---- whole exchanges -----------------------------------------------------------------------------
 
@@ -33,13 +34,51 @@ def exchange_of(
 
     def exchange() -> None:
         gateway.client(next_request())
+        gateway.end_turn()
         gateway.upstream(next_answer())
+        gateway.end_turn()
 
     return gateway.warm(exchange)
 
 
+async def together(
+    gateway: MicroGateway, requests: Iterable[bytes], answers: Iterable[bytes]
+) -> Call:
+    """An exchange as one of many: each call brings a request, and each `TOGETHER`th ends the turn,
+    brings all answers, and ends that turn."""
+    others = [gateway.connect(Void()) for _ in range(TOGETHER - 1)]
+    clients, upstreams = zip((gateway.client, gateway.upstream), *others, strict=True)
+    next_request = itertools.cycle(requests).__next__
+    next_answer = itertools.cycle(answers).__next__
+    next_client = itertools.cycle(clients).__next__
+    number = itertools.count(1).__next__
+
+    def exchange() -> None:
+        next_client()(next_request())
+        if number() % TOGETHER == 0:
+            gateway.end_turn()
+            for upstream in upstreams:
+                upstream(next_answer())
+            gateway.end_turn()
+
+    def turn() -> None:
+        for _ in range(TOGETHER):
+            exchange()
+
+    await gateway.warm(turn)
+    return exchange
+
+
 async def plain(gateway: MicroGateway) -> Call:
     return await exchange_of(gateway, [request(KEY)], [ANSWER])
+
+
+async def plain_together(gateway: MicroGateway) -> Call:
+    return await together(gateway, [request(KEY)], [ANSWER])
+
+
+async def ids_together(gateway: MicroGateway) -> Call:
+    return await together(gateway, varying_requests(KEY), provider_answers())
 
 
 async def large(gateway: MicroGateway) -> Call:
@@ -51,14 +90,15 @@ async def ids(gateway: MicroGateway) -> Call:
 
 
 async def split(gateway: MicroGateway) -> Call:
-    """Not for the express lane, which wants the whole request in one read."""
     head, _, body = request(KEY).partition(b"\r\n\r\n")
     head += b"\r\n\r\n"
 
     def exchange() -> None:
         gateway.client(head)
         gateway.client(body)
+        gateway.end_turn()
         gateway.upstream(ANSWER)
+        gateway.end_turn()
 
     return await gateway.warm(exchange)
 
@@ -75,16 +115,24 @@ async def unknown(gateway: MicroGateway) -> Call:
     return await gateway.warm(exchange)
 
 
+def refused(gateway: MicroGateway, asked: bytes) -> Call:
+    def refusal() -> None:
+        gateway.client(asked)
+        gateway.end_turn()
+
+    return refusal
+
+
 async def wrong_key(gateway: MicroGateway) -> Call:
     asked = request("sk-nobodys")
-    return await gateway.warm(lambda: gateway.client(asked))
+    return await gateway.warm(refused(gateway, asked))
 
 
 async def over_limit(gateway: MicroGateway) -> Call:
     asked = request(LIMITED_KEY)
     gateway.client(asked)  # takes the one token there is
     gateway.upstream(ANSWER)
-    return await gateway.warm(lambda: gateway.client(asked))
+    return await gateway.warm(refused(gateway, asked))
 
 
 # ---- bytes of an answer on their way -------------------------------------------------------------
@@ -132,12 +180,12 @@ async def parse_answer(gateway: MicroGateway) -> Call:
 
 async def match(gateway: MicroGateway) -> Call:
     from aigw.wire.head import read_request
-    from aigw.wire.template import Pattern, request_shape
+    from aigw.wire.template import pattern_of, request_shape
 
     head = varying_requests(KEY)[0].partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
     shape = request_shape(read_request(head), head)
     assert shape is not None
-    read = Pattern(shape).read
+    read = pattern_of(shape)
     assert read(head)
     return lambda: void(read(head))
 
@@ -170,9 +218,9 @@ async def access_line(gateway: MicroGateway) -> Call:
         )
     )
     clock = Clock()
-    entry = (1_000, b"req_0123456789ab00000001", subject, 600, 1200, 123, 234, 45, False)
-    assert b"chat" in lines_of([entry], clock)[0]
-    return lambda: void(lines_of([entry], clock))
+    told, times = (b"req_0123456789ab00000001", subject, 600, 1200), (234, 123, 45, False)
+    assert b"chat" in lines_of(clock.stamp(1_000), times, [told])[0]
+    return lambda: void(lines_of(clock.stamp(1_000), times, [told]))
 
 
 async def metrics(gateway: MicroGateway) -> Call:
@@ -193,8 +241,10 @@ class Case(NamedTuple):
 OK = b"HTTP/1.1 200 "
 CASES = (
     Case("plain", plain, "exchange: 600 B request, heads repeat", OK),
+    Case("together", plain_together, "the same, one of 32 in a turn", OK),
     Case("large", large, "exchange: 20 KiB request", OK),
     Case("ids", ids, "exchange: ids and length vary, a provider's 25 fields", OK),
+    Case("ids-together", ids_together, "the same, one of 32 in a turn", OK),
     Case("split", split, "exchange: head known, body in a second read", OK),
     Case("unknown", unknown, "exchange: request heads never alike (h11)", OK),
     Case("401", wrong_key, "request with an unknown key", b"HTTP/1.1 401 "),

@@ -1,8 +1,9 @@
-"""A worker's proxy without a network: one client connection, one upstream connection, and between
-them the gateway, set up as a worker does it.
+"""A worker's proxy without a network: clients' connections, upstream connections, and between them
+the gateway, set up as a worker does it.
 
-It is driven by what the event loop would call, `data_received` on either side, and by nothing else:
-so a case measures the same before and after the inside was written anew.
+It is driven by what the event loop would call, `data_received` on either side and at the end of a
+turn what was put off until then, and by nothing else: so a case measures the same before and after
+the inside was written anew.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ WARM_UP_CALLS = 8
 WARM_UP_PAUSE_S = 0.06
 
 
+Receive = Callable[[bytes], None]
+
+
 class Void:
     """A transport that takes everything and keeps only what was written last."""
 
@@ -88,8 +92,24 @@ class Void:
         self.is_over = True
 
 
+class Turns:
+    """Stands for the loop: what is called soon is called at the end of the turn."""
+
+    def __init__(self) -> None:
+        self._soon: list[Callable[[], object]] = []
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        self._soon.append(callback)
+
+    def end(self) -> None:
+        soon, self._soon = self._soon, []
+        for callback in soon:
+            callback()
+
+
 class MicroGateway:
-    """`client` and `upstream` take bytes, `answer` is what the client was sent last."""
+    """`client` and `upstream` take bytes of the first connection on either side, `answer` is what
+    that client was sent last; `end_turn` does what the loop does when all have been read."""
 
     def __init__(self, folder: Path):
         file = folder / "gateway.toml"
@@ -104,16 +124,23 @@ class MicroGateway:
         self.metrics = WorkerMetrics(CounterRegion(memory, 0))
         services = Services(memory, 0, limits, self.metrics, self._log)
         services.use_policy(version, load_policy(blob))
-        services.connection_limit = 10
+        services.connection_limit = 100
+        turns = Turns()
+        services.loop = cast(Any, turns)
+        self.end_turn = turns.end
+        self._services = services
         self._downstream = Void()
-        client = ClientConnection(services)
-        client.connection_made(cast(Any, self._downstream))
-        self.client = client.data_received
-        member = services.groups()[0].members[0]
+        self.client, self.upstream = self.connect(self._downstream)
+
+    def connect(self, downstream: Void) -> tuple[Receive, Receive]:
+        """One more client, and one more idle connection to the upstream."""
+        client = ClientConnection(self._services)
+        client.connection_made(cast(Any, downstream))
+        member = self._services.groups()[0].members[0]
         upstream = UpstreamConnection(member, time.monotonic())
         upstream.connection_made(cast(Any, Void()))
-        member.idle.append(upstream)
-        self.upstream = upstream.data_received
+        member.give_idle(upstream, time.monotonic())
+        return client.data_received, upstream.data_received
 
     @property
     def answer(self) -> bytes:

@@ -47,6 +47,7 @@ class Lane(Enum):
 
     PARSED = "read by h11, over a new connection"
     KNOWN = "recognised where they can be, over an idle connection"
+    GATHERED = "the same, dealt with at the end of a turn"
 
 
 class Variant(NamedTuple):
@@ -79,7 +80,8 @@ VARIANTS = (
     Variant(Lane.PARSED, byte_by_byte, "parsed, byte by byte"),
     Variant(Lane.KNOWN, whole, "whole, and learned"),
     Variant(Lane.KNOWN, whole, "whole, and recognised"),
-    Variant(Lane.KNOWN, at_random, "cut at random"),
+    Variant(Lane.GATHERED, whole, "whole, and gathered"),
+    Variant(Lane.GATHERED, at_random, "cut at random"),
 )
 
 
@@ -271,7 +273,7 @@ class Stage:
         if client is None or client.end != OPEN:
             client = await self._connect()
         (member,) = self.gateway.services.groups()[0].members
-        if lane is Lane.KNOWN and not member.idle:
+        if lane is not Lane.PARSED and not member.idle:
             client.transport.write(PROBE)
             await self._read_probe(client)
         for connection in self.upstream.connections:
@@ -394,6 +396,8 @@ def lane(which: Lane) -> Iterator[None]:
         else:
             patch.setattr("aigw.wire.template.SEEN_BEFORE", 1)
             patch.setattr("aigw.wire.template.BUILD_PAUSE_S", 0.0)
+        if which is Lane.GATHERED:
+            patch.setattr("aigw.proxy.express.GATHER_FROM", 0)
         yield
 
 
@@ -447,7 +451,7 @@ class Theatre:
     def express_requests(self) -> int:
         """How many requests have taken the express lane so far."""
         gateways = [stage.gateway for stage in self._stages.values()]
-        return sum(g.services.metrics.words[g.services.express] for g in gateways)
+        return sum(g.services.metrics.words[g.services.express_sent] for g in gateways)
 
     def run(self, coroutine: Coroutine[Any, Any, str | None]) -> str | None:
         return self._runner.run(coroutine)

@@ -112,6 +112,8 @@ WAYS = (
     Way("recognised", "whole"),
     Way("express", "whole", is_warm=True),
     Way("express", "anywhere", is_warm=True),
+    Way("gathered", "whole", is_warm=True),
+    Way("gathered", "anywhere", is_warm=True),
 )
 WARMING = (get(), post(b"hello"))
 
@@ -355,7 +357,7 @@ class Spied:
 
     async def _warm(self, client: Client) -> None:
         """Plain requests, which are recognised from the second time on."""
-        words, express = self.gateway.metrics.words, self.gateway.services.express
+        words, express = self.gateway.metrics.words, self.gateway.services.express_sent
         before = words[express]
         for count, request in enumerate(WARMING, 1):
             await client.send([request])
