@@ -139,6 +139,7 @@ class ChunkReader:
         "_held",
         "_in_chunk",
         "_in_trailer",
+        "_is_between",
         "_last_at",
         "_trailer_bytes",
         "done",
@@ -157,14 +158,22 @@ class ChunkReader:
         self._held = b""  # an unfinished line, or what the next turn will walk
         self._in_chunk = 0  # payload bytes to come, plus 2 for their CRLF
         self._in_trailer = False
+        self._is_between = mode is RAW  # a chunk begins with the next read, which passes raw
         self._trailer_bytes = 0
         self._extension_bytes = 0
         self._closing = b""  # the last chunk and its trailers, as far as they have come
         self._last_at = 0  # where they begin, or go on, in the data at hand
 
     def feed(self, data: bytes) -> bytes:
-        if self.mode is RAW and self._is_one_chunk(data):
-            return data
+        if self._is_between:
+            # Most reads of a stream are one whole chunk.  Half the price of the walk, which would
+            # find the same.
+            line = BARE_SIZE_LINE.match(data)
+            if line is not None:
+                length = int(line[1], 16)
+                if length and line.end() + length + 2 == len(data) and data.endswith(b"\r\n"):
+                    self.payload_bytes += length
+                    return data
         if self._held:
             data = self._held + data
             self._held = b""
@@ -177,6 +186,7 @@ class ChunkReader:
         else:
             self._held = data[end:]
         if self.mode is RAW:
+            self._is_between = not (self._in_chunk or self._held or self._in_trailer or self.more)
             return self._passing(data, end, skips)
         payload = b"".join(pieces)
         if self.mode is UNCHUNKED:
@@ -186,21 +196,6 @@ class ChunkReader:
 
     def finish(self) -> bytes:
         raise FramingError("ended before its last chunk")
-
-    def _is_one_chunk(self, data: bytes) -> bool:
-        """Is this read exactly one whole chunk, as a stream's reads mostly are?  Half the price
-        of the walk, which would find the same."""
-        if self._in_chunk or self._held or self._in_trailer:
-            return False
-        line = BARE_SIZE_LINE.match(data)
-        if line is None:
-            return False
-        length = int(line.group(1), 16)
-        if not length or line.end() + length + 2 != len(data) or not data.endswith(b"\r\n"):
-            return False
-        self.payload_bytes += length
-        self.more = False
-        return True
 
     def _passing(self, data: bytes, end: int, skips: list[tuple[int, int]]) -> bytes:
         """What goes on raw of the data walked up to `end`."""
