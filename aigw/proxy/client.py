@@ -168,12 +168,13 @@ class ClientConnection(asyncio.Protocol):
         self.services.tell_siblings()
         try:
             self.take_up_held()
+            exchange = self.exchange  # what has come of an answer came before
             self.state = State.CLOSED
-            if self.exchange is not None:
-                self.exchange.client_lost()
+            if exchange is not None:
+                exchange.client_lost()
         except Exception as error:  # noqa: BLE001 - the edge of a task
             self.broke(error)
-        self.exchange = None
+        self._lane = self.exchange = None
 
     def pause_writing(self) -> None:
         self._set_full(True)
@@ -224,9 +225,14 @@ class ClientConnection(asyncio.Protocol):
             self._held_data(b"", may_hold=False)
 
     def forget_shape(self) -> None:
-        """The policy has changed: what is known of the last request's shape keeps the old one."""
-        if self._lane is not None:
-            self._lane.forget()
+        """The policy has changed: what is known of the last request's shape keeps the old one, so
+        only a request under way may keep that."""
+        lane = self._lane
+        if lane is None:
+            return
+        if lane.sent is None and self.state is not HELD:
+            self._lane = None
+        lane.forget()
 
     # ---- heads -------------------------------------------------------------------------------
 
@@ -400,7 +406,7 @@ class ClientConnection(asyncio.Protocol):
         self._exchange = exchange
 
     def answered(self, patience_s: float, now_s: float, keep_until_s: float) -> None:
-        """A request on the express lane has got its answer: the next one may come."""
+        """A request has got its answer: the next one may come."""
         self.state = HEAD
         self._patience_s = patience_s
         self._idle_since_s = now_s
@@ -490,14 +496,9 @@ class ClientConnection(asyncio.Protocol):
         if not keep or self.state is State.LINGER:
             self._close_with_care(may_be_sending)
             return
-        self.state = HEAD
         self._searched = 0
-        self._idle_since_s = self.services.clock_s
-        self._await_head(self.services.policy.keep_alive_s)
-        if self._is_full:
-            self.transport.pause_reading()  # the next request waits until this answer is taken
-        elif self._pending:
-            self.services.loop.call_soon(self._take_pending)
+        now_s = self.services.clock_s
+        self.answered(self._patience_s, now_s, now_s + self.services.policy.keep_alive_s)
 
     def _take_pending(self) -> None:
         if self.state is HEAD and self._pending and not self._is_full:
@@ -563,8 +564,10 @@ class ClientConnection(asyncio.Protocol):
         """The deadline has passed."""
         if self.state is HELD:
             self.take_up_held()
-        elif self.exchange is not None:
-            look(self.exchange, now_s)
+        elif (exchange := self.exchange) is not None:
+            look(exchange, now_s)
+        elif self.deadline_s > now_s:
+            return  # the answer had come, but was not dealt with yet
         elif self.state is HEAD and self._has_begun_head():
             message = "The request head did not arrive in time."
             self._refuse_head(Refusal(Code.REQUEST_TIMEOUT, message))

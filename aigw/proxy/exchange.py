@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from aigw.errors import Code
 from aigw.policy import cors
 from aigw.policy.keys import credentials_in, gateway_fields
-from aigw.policy.limits import claim_of, standing_lines
+from aigw.policy.limits import claim_of
 from aigw.policy.routes import upstream_target
 from aigw.proxy import accounting
 from aigw.proxy.admission import (
@@ -271,7 +271,7 @@ class Exchange(ExchangeState):
         """Write the head and what there is of the body in one go."""
         self.connection = connection
         limit = self.services.policy.upstream_head_bytes
-        connection.begin(self, limit, self._takes_known_answers())
+        connection.begin(self, limit, self.takes_known_answers)
         self.client.resume_body()  # before the write, which may have to pause it again
         pieces = [self._head_for(connection.member)]
         if self.replay:
@@ -337,7 +337,7 @@ class Exchange(ExchangeState):
         withheld = cors.ANSWER_FIELDS if self.route_in_use.cors_origins else NO_FIELDS
         if plan.drops_length:
             withheld |= {b"content-length"}
-        lines = plan.framing_line + self._own_lines()
+        lines = plan.framing_line + self.answer_lines()
         self._relay(rest, answer_head(head, lines, withheld))
         self._end_first_turn()
 
@@ -353,17 +353,12 @@ class Exchange(ExchangeState):
         """A head that a template has recognised; only for clients that take it as it comes."""
         if known.length != NO_GROUP:
             self._begin_answer(known.head, LengthReader(int(groups[known.length])), False)
-            lines = self._own_lines()
+            lines = self.answer_lines()
         else:
             self._begin_answer(known.head, ChunkReader(RAW), False)
-            lines = CHUNKED_LINE + self._own_lines()
+            lines = CHUNKED_LINE + self.answer_lines()
         self._relay(data[end:], known.format % (*groups, lines))
         self._end_first_turn()
-
-    def _takes_known_answers(self) -> bool:
-        """HTTP/1.1, no browser's permissions to put in: what the upstream's head says, goes."""
-        facts = self.facts
-        return not (facts.is_head or facts.head.is_http_1_0 or self.route_in_use.cors_origins)
 
     def _begin_answer(self, head: AnswerHead, reader: BodyReader, ends_by_close: bool) -> None:
         assert self.connection is not None
@@ -380,23 +375,6 @@ class Exchange(ExchangeState):
         self.connection.limit_keep_alive(keep_alive_of(head))
         self.touched_s = self.services.clock_s
         self._wait(self.route_in_use.idle_s)
-
-    def _own_lines(self) -> bytes:
-        """The lines that the gateway adds to a forwarded answer."""
-        if self.standing is None:
-            return self.common_lines()
-        return self.common_lines() + standing_lines(b"x-aigw-", self.standing)
-
-    def common_lines(self) -> bytes:
-        """What every answer carries, forwarded or our own: id, connection, permission."""
-        lines = b"x-aigw-request-id: %b\r\n" % self.request_id
-        if not self.keep_client:
-            lines += b"Connection: close\r\n"
-        elif self.facts.head.is_http_1_0:
-            lines += b"Connection: keep-alive\r\n"
-        if self.origin is not None:
-            lines += cors.answer_lines(self.origin)
-        return lines
 
     def answer_data(self, data: bytes) -> None:
         """A chunk of the answer: written to the client in the callback that brought it."""

@@ -32,6 +32,7 @@ from aigw.proxy.admission import AUTHENTICATION_MESSAGES
 from aigw.proxy.client_state import ANSWER, HELD
 from aigw.proxy.ledger import Ended, Outcome, Turn
 from aigw.proxy.refusal import ReadyRefusal, Refusal, rate_limit_octets
+from aigw.upstreams.connection import look_at
 from aigw.wire.template import NO_GROUP
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class Express:
         "_answers",
         "_gathers",
         "_is_due",
+        "_read_s",
         "_refused",
         "_requests",
         "services",
@@ -76,6 +78,7 @@ class Express:
         self.services = services
         self._gathers = False  # is there so much to do that the end of the turn is waited for?
         self._is_due = False  # is it waited for?
+        self._read_s = 0.0  # since then the loop has read from all connections
         self._requests: list[Lane] = []
         self._answers: list[UpstreamConnection] = []
         self._refused: Ended = defaultdict(list)
@@ -86,7 +89,7 @@ class Express:
     def take_request(self, lane: Lane) -> None:
         """What a client has sent is in `held`."""
         if not self._gathers:
-            self._send((lane,), all_is_read=False)
+            self._send((lane,), 0.0)
             return
         self._requests.append(lane)
         if not self._is_due:
@@ -94,8 +97,9 @@ class Express:
 
     def take_answer(self, connection: UpstreamConnection, data: bytes) -> None:
         """An upstream has sent this for the lane that its connection serves."""
-        if connection.waiting is not None:
+        if connection.waiting is not None:  # it fills one read after the other: let none pile up
             connection.waiting += data
+            self.answer((connection,))
             return
         connection.waiting = data
         if not self._gathers:
@@ -116,26 +120,29 @@ class Express:
         self._gathers = len(requests) + len(answers) >= GATHER_FROM
         if answers:
             self.answer(answers)
+        read_s, self._read_s = self._read_s, time.monotonic()
         if requests:
-            self._send(requests, all_is_read=True)
+            if answers:
+                look_at(answers[-len(requests) :])  # the first to serve again
+            self._send(requests, read_s)
 
     def look_at_turn(self, answered: int) -> None:
         """So many were answered in the last turn."""
         if answered >= GATHER_FROM:
             self._gathers = True
 
-    def _send(self, lanes: Sequence[Lane], all_is_read: bool) -> None:
-        for lane in self.send(lanes, all_is_read):
+    def _send(self, lanes: Sequence[Lane], read_s: float) -> None:
+        for lane in self.send(lanes, read_s):
             if lane.client.state is HELD:
                 lane.client.leave_lane()
 
     # ---- requests --------------------------------------------------------------------------------
 
-    def send(self, lanes: Sequence[Lane], all_is_read: bool = False) -> Sequence[Lane]:
+    def send(self, lanes: Sequence[Lane], read_s: float = 0.0) -> Sequence[Lane]:
         """Deal with what each of them holds: it is sent on, refused, or waits for its rest.
 
         Returns those whose requests are not plain, for which nothing was done; who does not hold
-        anything any more may be among them.  `all_is_read`: see `Member.take_idle`.
+        anything any more may be among them.  `read_s`: see `Member.take_idle`.
 
         (One long function, since what is looked up above its loop is half of what it costs.)
         """
@@ -152,13 +159,14 @@ class Express:
             client = lane.client
             if client.state is not HELD:
                 continue  # it had to be dealt with before the turn was over
+            connection = None
             try:
-                data, known = lane.held, lane.known
+                data = lane.held
                 reading = lane.read(data)
                 if reading is None:
                     left.append(lane)
                     continue
-                groups, end = reading
+                known, (groups, end) = lane.known, reading
                 body_bytes = int(groups[known.length]) if known.length != NO_GROUP else 0
                 missing_bytes = end + body_bytes - len(data)
                 if missing_bytes and not (lane.may_hold and 0 < missing_bytes <= HELD_BYTES):
@@ -183,7 +191,7 @@ class Express:
                     continue
                 group = known.group
                 member = group.only or group.choose(now_s, services.is_member_out)
-                connection = member.take_idle(now_s, all_is_read) if member is not None else None
+                connection = member.take_idle(now_s, read_s) if member is not None else None
                 if member is None or connection is None:
                     left.append(lane)
                     continue
@@ -223,8 +231,11 @@ class Express:
                 connection.transport.write(
                     head + data[end:] if len(data) < JOIN_BYTES else joined(head, data, end)
                 )
+                if sent_in is not turn:
+                    sent_in.ended_s = time.monotonic()
             except Exception as error:  # noqa: BLE001 - the edge of a task
                 client.broke(error)
+                end_unused(connection)
         if sent:
             known.hits += sent  # one stands for all
             words = services.metrics.words  # `began`, `admitted` and a good key, at once
@@ -347,25 +358,9 @@ class Express:
                     continue
                 assert lane.sent is not None
                 _, terms, asked, _, bytes_in, bucket, level, sent_in = lane.sent
-                lane.sent = connection.lane = None  # it is over, whatever happens below
-                over += 1
-                hand, member = terms.hand, connection.member
-                member.inflight -= 1
-                if hand is not None:
-                    hand.give_slot()
-                else:
-                    services.limits.give_back(terms.claim)
+                hand, member, outcome = terms.hand, connection.member, lane.outcome
                 if level != lane.told_level or bucket is not lane.told:
                     lane.tell(bucket, level)
-                request_id = new_request_id()
-                head = known.plain_format % (*groups, request_id, lane.told_lines)
-                client.transport.write(
-                    head + data[end:] if len(data) < JOIN_BYTES else joined(head, data, end)
-                )
-                if known.keep_alive_s < connection.keep_alive_s:
-                    connection.keep_alive_s = known.keep_alive_s
-                member.give_idle(connection, now_s)
-                outcome = lane.outcome
                 if (
                     outcome is None
                     or outcome.ending is not known
@@ -373,18 +368,39 @@ class Express:
                     or lane.known.is_attributed
                 ):
                     outcome = lane.outcome_of(terms, member, known, asked)
-                client.answered(lane.known.idle_s, clock_s, keep_until_s)
+                request_id = new_request_id()
+                head = known.plain_format % (*groups, request_id, lane.told_lines)
+                # It is over, whatever happens below; until here the story could still take over.
+                lane.sent = connection.lane = None
+                over += 1
+                member.inflight -= 1
+                if hand is not None:
+                    hand.give_slot()
+                else:
+                    services.limits.give_back(terms.claim)
                 told = request_id, outcome.subject, bytes_in, body_bytes
                 ended[outcome.kind, sent_in].append(told)
+                client.transport.write(
+                    head + data[end:] if len(data) < JOIN_BYTES else joined(head, data, end)
+                )
+                if known.keep_alive_s < connection.keep_alive_s:
+                    connection.keep_alive_s = known.keep_alive_s
+                member.give_idle(connection, now_s)
+                client.answered(lane.known.idle_s, clock_s, keep_until_s)
             except Exception as error:  # noqa: BLE001 - the edge of a task
                 client.broke(error)
-                if connection.lane is None and connection.owner is None:
-                    connection.drop()
+                end_unused(connection)
         turn.ended_s = time.monotonic()
         if over:
             services.metrics.words[services.in_flight] -= over
         if ended:
             services.ledger.note(turn, ended)
+
+
+def end_unused(connection: UpstreamConnection | None) -> None:
+    """After a fault: nobody else knows of a connection that serves nobody."""
+    if connection is not None and connection.lane is None and connection.owner is None:
+        connection.drop()
 
 
 def leave(lane: Lane, connection: UpstreamConnection, data: bytes) -> None:

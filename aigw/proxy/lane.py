@@ -96,7 +96,7 @@ class Lane:
         self.client_ip = self.client.peer_ip or "unix"  # but see `find_client`
 
     def forget(self) -> None:
-        """Expect nothing: the policy has changed, and what is known keeps the old one."""
+        """Expect nothing: the policy has changed, and what is known is of the old one."""
         self.read = nothing_is_known
 
     def find_client(self, groups: tuple[bytes, ...]) -> None:

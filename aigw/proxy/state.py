@@ -1,4 +1,5 @@
-"""What an exchange knows, in the order of its story; what it does stands in `exchange.py`.
+"""What an exchange knows, in the order of its story, and what follows from that alone; what it does
+stands in `exchange.py`.
 
 All fields are set when it begins, so that whoever looks at an exchange (the sweeper, the record,
 the express lane) finds each of them, however early it ended.
@@ -10,7 +11,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aigw.policy import cors
 from aigw.policy.keys import gateway_fields
+from aigw.policy.limits import standing_lines
 from aigw.proxy.phase import Phase
 from aigw.wire.framing import BodyReader, LengthReader
 from aigw.wire.gate import CREDENTIAL_FIELDS
@@ -167,3 +170,26 @@ class ExchangeState:
         if settings.credential_lines is None:
             return self.gateway_credentials()
         return CREDENTIAL_FIELDS | {settings.credential_field}
+
+    @property
+    def takes_known_answers(self) -> bool:
+        """HTTP/1.1, no browser's permissions to put in: what the upstream's head says, goes."""
+        facts = self.facts
+        return not (facts.is_head or facts.head.is_http_1_0 or self.route_in_use.cors_origins)
+
+    def answer_lines(self) -> bytes:
+        """The lines that the gateway adds to a forwarded answer."""
+        if self.standing is None:
+            return self.common_lines()
+        return self.common_lines() + standing_lines(b"x-aigw-", self.standing)
+
+    def common_lines(self) -> bytes:
+        """What every answer carries, forwarded or our own: id, connection, permission."""
+        lines = b"x-aigw-request-id: %b\r\n" % self.request_id
+        if not self.keep_client:
+            lines += b"Connection: close\r\n"
+        elif self.facts.head.is_http_1_0:
+            lines += b"Connection: keep-alive\r\n"
+        if self.origin is not None:
+            lines += cors.answer_lines(self.origin)
+        return lines

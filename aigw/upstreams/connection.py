@@ -2,8 +2,9 @@
 
 A connection serves one exchange at a time, its owner, and is idle in a pool in between.  It keeps
 reading while idle: an end, a reset or a stray byte drops it at once, so that no answer to nobody
-is ever taken for the answer to the next request.  What has come in the very turn of the loop in
-which that request did, nobody has been told of yet, so before it serves again the kernel is asked.
+is ever taken for the answer to the next request.  What has come since the loop last read from it,
+nobody has been told of yet, so before it serves again the kernel is asked: by `has_news`, or where
+many are about to serve again by `look_at`, once for all.
 
 On the express lane it has no owner but a `lane`, whose answers are dealt with many at a time: what
 has come waits for that in `waiting`, until the end of the turn.  Whatever else happens makes an
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 from aigw.upstreams.known import KnownAnswer
@@ -88,7 +89,9 @@ class UpstreamConnection(asyncio.Protocol):
         "_poll",
         "_reader",
         "_takes_known",
+        "file",
         "good_until_s",
+        "idle_since_s",
         "is_closed",
         "keep_alive_s",
         "known",
@@ -106,6 +109,8 @@ class UpstreamConnection(asyncio.Protocol):
         self.member = member
         self.outlived_s = now_s + member.pool_settings.max_age_s
         self.good_until_s = 0.0  # as an idle one; 0.0: it has never been idle
+        self.idle_since_s = 0.0  # 0.0: the kernel was asked for news since then
+        self.file = -1  # the descriptor; -1: it is not one of the kernel's
         self.keep_alive_s = member.pool_settings.keep_alive_s
         self.is_closed = False
         self.known: KnownAnswer | None = None  # what recognised the last answer
@@ -169,11 +174,9 @@ class UpstreamConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        poll = select.poll()
         sock = transport.get_extra_info("socket")
-        if sock is not None:  # else it is not one of the kernel's
-            poll.register(sock.fileno(), select.POLLIN)
-        self._poll = poll.poll
+        self.file = -1 if sock is None else sock.fileno()
+        self._poll = _poll_of((self,)).poll
 
     def data_received(self, data: bytes) -> None:
         owner = self.owner
@@ -277,3 +280,20 @@ class UpstreamConnection(asyncio.Protocol):
         owner = self._served()
         if owner is not None:
             owner.upstream_writable(True)
+
+
+def look_at(connections: Iterable[UpstreamConnection]) -> None:
+    """`has_news` for idle connections that are about to serve again, in one system call: of those
+    without news nobody needs to ask once more in this turn."""
+    with_news = {file for file, _ in _poll_of(connections).poll(0)}
+    for connection in connections:
+        if connection.file not in with_news:
+            connection.idle_since_s = 0.0
+
+
+def _poll_of(connections: Iterable[UpstreamConnection]) -> select.poll:
+    poll = select.poll()
+    for connection in connections:
+        if connection.file >= 0:
+            poll.register(connection.file, select.POLLIN)
+    return poll

@@ -50,16 +50,16 @@ class Member:
 
     # ---- connections ----
 
-    def take_idle(self, now_s: float, all_is_read: bool = False) -> UpstreamConnection | None:
+    def take_idle(self, now_s: float, read_s: float = 0.0) -> UpstreamConnection | None:
         """The warmest idle connection that is still good.
 
-        `all_is_read`: what had come on any connection when this turn began has been looked at.
+        Since `read_s` the loop has read what had come: who was idle before would have ended.
         """
         idle = self.idle
         while idle:
             connection = idle.pop()
             is_good = now_s < connection.good_until_s and not connection.transport.is_closing()
-            if is_good and (all_is_read or not connection.has_news()):
+            if is_good and (connection.idle_since_s < read_s or not connection.has_news()):
                 return connection
             connection.drop()
         return None
@@ -69,6 +69,7 @@ class Member:
         until_s = now_s + connection.keep_alive_s
         outlived_s = connection.outlived_s
         connection.good_until_s = until_s if until_s < outlived_s else outlived_s
+        connection.idle_since_s = now_s
         if (
             len(self.idle) >= self.room
             # It answered before it had read the whole request, and may never read the rest.
