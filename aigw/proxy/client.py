@@ -147,7 +147,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _end_of_input(self) -> bool:
         self._has_ended = True
-        self.take_up_held()
+        self._take_up_all()
         exchange = self.exchange
         if self.state is State.BODY and exchange is not None:
             exchange.client_ended_early()
@@ -186,9 +186,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_full = is_full
         if self.exchange is not None:
             self.exchange.client_writable(not is_full)
-        elif is_full:
-            return
-        elif self.state is HEAD and not self.transport.is_closing():
+        elif not is_full and self.state is HEAD and not self.transport.is_closing():
             self.transport.resume_reading()
             self._take_pending()
 
@@ -224,15 +222,23 @@ class ClientConnection(asyncio.Protocol):
         if self.state is HELD:
             self._held_data(b"", may_hold=False)
 
+    def _take_up_all(self) -> None:
+        """Deal with all whole requests that have come, since no more will."""
+        self.take_up_held()
+        while self.exchange is None and (left_bytes := len(self._pending)):
+            self._take_pending()
+            self.take_up_held()
+            if len(self._pending) == left_bytes:
+                break
+
     def forget_shape(self) -> None:
         """The policy has changed: what is known of the last request's shape keeps the old one, so
         only a request under way may keep that."""
         lane = self._lane
-        if lane is None:
-            return
-        if lane.sent is None and self.state is not HELD:
+        if lane is not None and (lane.sent is not None or self.state is HELD):
+            lane.forget()
+        else:
             self._lane = None
-        lane.forget()
 
     # ---- heads -------------------------------------------------------------------------------
 
