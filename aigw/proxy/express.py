@@ -24,7 +24,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aigw.errors import Code
 from aigw.policy.limits import standing_lines, standing_of
@@ -56,6 +56,18 @@ UNKNOWN_KEY = ReadyRefusal(
 )
 
 
+class RateRefusal(NamedTuple):
+    """The refusal for those of one key who are over its rate in one turn, and before `until_s`;
+    `form` takes their request id, twice."""
+
+    terms: Terms
+    turn: Turn
+    until_s: float
+    form: bytes
+    body_bytes: int
+    counter: int  # of the metric, in the worker's words
+
+
 def joined(head: bytes, data: bytes, end: int) -> bytes:
     """The head, and what of `data` comes after `end`."""
     return b"".join((head, memoryview(data)[end:]))
@@ -68,6 +80,7 @@ class Express:
         "_answers",
         "_gathers",
         "_is_due",
+        "_over_rate",
         "_read_s",
         "_refused",
         "_requests",
@@ -82,6 +95,7 @@ class Express:
         self._requests: list[Lane] = []
         self._answers: list[UpstreamConnection] = []
         self._refused: Ended = defaultdict(list)
+        self._over_rate: RateRefusal | None = None  # the last one
         services.ledger.turn_ended = self.look_at_turn
 
     # ---- turns -----------------------------------------------------------------------------------
@@ -284,25 +298,49 @@ class Express:
         turn: Turn,
     ) -> bool:
         """A bucket of the key is empty; False where it is not, or something else is."""
-        services = self.services
-        bucket, level = standing
-        if services.draining or bucket is None:
+        services, ready = self.services, self._over_rate
+        if services.draining:
             return False
-        # With a fresh clock: see `Exchange._take`.
-        wait_s = services.limits.buckets.wait_s(bucket, time.monotonic())
-        if wait_s <= 0.0:
-            return False
-        metrics, word = services.metrics, RATE_LIMIT_EXCEEDED.word
-        metrics.words[services.auth_success] += 1
-        metrics.words[metrics.counter("rate_limited_total", terms.key.name, word)] += 1
-        request_id = services.new_request_id()
-        lines = standing_lines(b"x-", standing_of(bucket, level))
-        octets, bytes_out = rate_limit_octets(wait_s, lines, request_id, services.date_line)
-        lane.client.transport.write(octets)
-        outcome = lane.outcome_of(terms, None, RATE_LIMIT_EXCEEDED, groups)
-        told = request_id, outcome.subject, body_bytes, bytes_out
+        if (
+            ready is None
+            or ready.terms is not terms
+            or ready.turn is not turn
+            or time.monotonic() >= ready.until_s
+        ):
+            ready = self._over_rate = self._rate_refusal(terms, standing, turn)
+            if ready is None:
+                return False
+        words, request_id = services.metrics.words, services.new_request_id()
+        words[services.auth_success] += 1
+        words[ready.counter] += 1
+        lane.client.transport.write(ready.form % (request_id, request_id))
+        outcome = lane.outcome
+        if (
+            outcome is None
+            or outcome.ending is not RATE_LIMIT_EXCEEDED
+            or outcome.terms is not terms
+            or lane.known.is_attributed
+        ):
+            outcome = lane.outcome_of(terms, None, RATE_LIMIT_EXCEEDED, groups)
+        told = request_id, outcome.subject, body_bytes, ready.body_bytes
         self._end_refused(lane, outcome, told, turn)
         return True
+
+    def _rate_refusal(
+        self, terms: Terms, standing: tuple[Bucket | None, float], turn: Turn
+    ) -> RateRefusal | None:
+        """What all are told who are over this rate in this turn, which is over in a moment."""
+        services, (bucket, level) = self.services, standing
+        # With a fresh clock: see `Exchange._take`.
+        table, now_s = services.limits.buckets, time.monotonic()
+        wait_s = table.wait_s(bucket, now_s) if bucket is not None else 0.0
+        if bucket is None or wait_s <= 0.0:
+            return None
+        lines = standing_lines(b"x-", standing_of(bucket, level))
+        form, body_bytes = rate_limit_octets(wait_s, lines, b"%b", services.date_line)
+        code = RATE_LIMIT_EXCEEDED.word
+        counter = services.metrics.counter("rate_limited_total", terms.key.name, code)
+        return RateRefusal(terms, turn, now_s + wait_s, form, body_bytes, counter)
 
     def _end_refused(self, lane: Lane, outcome: Outcome, told: Told, turn: Turn) -> None:
         lane.held = b""
