@@ -74,26 +74,33 @@ SINGLE_FIELDS = CREDENTIAL_FIELDS | {
     b"x-app-id",
     b"origin",
 }
-# By whom, for whom and from which target a request was handed on: the gateway's word, not the
-# client's.  Some frameworks take the last two for the path, past the route that was checked.
+# By whom, for whom and from which target a request was handed on, and who a proxy has found the
+# client to be: the gateway's word, not the client's.  Some frameworks take the targets for the
+# path, past the route that was checked, and some applications log in whom `x-forwarded-user` names.
 FORWARDING_FIELDS = frozenset(
     {
+        b"cf-connecting-ip",
+        b"cf-connecting-ipv6",
+        b"client-ip",
+        b"fastly-client-ip",
+        b"fly-client-ip",
         b"forwarded",
+        b"true-client-ip",
         b"via",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-forwarded-scheme",
-        b"x-forwarded-server",
-        b"x-forwarded-ssl",
+        b"x-client-ip",
+        b"x-cluster-client-ip",
+        b"x-envoy-external-address",
+        b"x-forwarded",
+        b"x-host",
         b"x-original-forwarded-for",
-        b"x-real-ip",
+        b"x-original-host",
+        b"x-original-uri",
         b"x-original-url",
+        b"x-real-ip",
         b"x-rewrite-url",
     }
 )
+FORWARDING_PREFIX = b"x-forwarded-"
 # Fields that decide something here or upstream.  The same name with another sign for the dash, an
 # underscore mostly, is a disguise: CGI-like servers cannot tell it from the real one (RFC 3875,
 # 4.1.18; some take every sign for an underscore).
@@ -167,8 +174,12 @@ def _disguised(asked: Asked) -> None:
         return
     for name in asked.known:
         undisguised = name.translate(SIGNS_TO_DASHES)
-        if undisguised != name and undisguised in DECISIVE_FIELDS:
+        if undisguised != name and _decides(undisguised):
             raise HeadError(f"{name.decode()} is {undisguised.decode()} in disguise")
+
+
+def _decides(name: bytes) -> bool:
+    return name in DECISIVE_FIELDS or name.startswith(FORWARDING_PREFIX)
 
 
 def _host(asked: Asked) -> None:

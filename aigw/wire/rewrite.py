@@ -7,7 +7,7 @@ those are dealt with by the tables before the names in `Connection` are looked a
 
 from __future__ import annotations
 
-from aigw.wire.gate import CREDENTIAL_FIELDS, FORWARDING_FIELDS
+from aigw.wire.gate import CREDENTIAL_FIELDS, FORWARDING_FIELDS, FORWARDING_PREFIX
 from aigw.wire.head import AnswerHead, RequestHead
 from aigw.wire.template import Shape
 
@@ -31,6 +31,7 @@ REQUEST_WITHHELD = (
     | FORWARDING_FIELDS
     | {
         b"cookie",
+        b"cookie2",
         b"expect",
         b"host",
         b"proxy",  # CGI makes it HTTP_PROXY, which many programs take for their proxy's address
@@ -41,6 +42,9 @@ REQUEST_WITHHELD = (
 )
 ANSWER_WITHHELD = HOP_BY_HOP
 OWN_PREFIX = b"x-aigw-"
+# What else does not pass: whatever begins like this.
+REQUEST_PREFIXES = (OWN_PREFIX, FORWARDING_PREFIX)
+ANSWER_PREFIXES = (OWN_PREFIX,)
 # Fields that `Connection` may not remove (RFC 9110, 7.6.1 forbids naming end-to-end fields).
 NOT_REMOVABLE = CREDENTIAL_FIELDS | {b"content-length", b"content-encoding", b"content-type"}
 
@@ -62,7 +66,7 @@ def request_head(
     `withheld_credentials` names the client's credential fields that must not pass;
     `credential_lines` are the gateway's own, complete with CRLF, or empty.
     """
-    lines = [start, _passing(head, REQUEST_WITHHELD, withheld_credentials)]
+    lines = [start, _passing(head, REQUEST_WITHHELD, REQUEST_PREFIXES, withheld_credentials)]
     if head.is_chunked:
         lines.append(b"Transfer-Encoding: chunked\r\n")
     lines.append(credential_lines)
@@ -77,9 +81,8 @@ def request_format(
 
     It takes the start, the shape's groups in order, and the credential lines.
     """
-    passing = [
-        _passes(name, head, REQUEST_WITHHELD, withheld_credentials) for name, _, _ in head.fields
-    ]
+    table = REQUEST_WITHHELD | withheld_credentials
+    passing = [_passes(name, head, table, REQUEST_PREFIXES) for name, _, _ in head.fields]
     return _format(OPEN_START, shape, passing)
 
 
@@ -94,14 +97,14 @@ def answer_head(head: AnswerHead, own_lines: bytes, withheld: frozenset[bytes]) 
 
     `withheld` names further fields that the gateway's own lines replace.
     """
-    passing = _passing(head, ANSWER_WITHHELD, withheld)
+    passing = _passing(head, ANSWER_WITHHELD, ANSWER_PREFIXES, withheld)
     return b"".join((status_line(head), passing, own_lines, b"\r\n"))
 
 
 def answer_format(head: AnswerHead, shape: Shape, own: bytes = b"") -> bytes:
     """`answer_head` as a format: it takes the shape's groups in order, and the gateway's lines;
     before these what stands open in `own`, a format of the first of them."""
-    passing = [_passes(name, head, ANSWER_WITHHELD) for name, _, _ in head.fields]
+    passing = [_passes(name, head, ANSWER_WITHHELD, ANSWER_PREFIXES) for name, _, _ in head.fields]
     return _format(_literal(status_line(head)), shape, passing, own)
 
 
@@ -110,14 +113,19 @@ def status_line(head: AnswerHead) -> bytes:
 
 
 def _passing(
-    head: RequestHead | AnswerHead, table: frozenset[bytes], withheld: frozenset[bytes]
+    head: RequestHead | AnswerHead,
+    table: frozenset[bytes],
+    prefixes: tuple[bytes, ...],
+    withheld: frozenset[bytes],
 ) -> bytes:
     """The lines of the fields that pass (`_passes`, for all names at once)."""
     known = head.known
     stay = table.intersection(known) | withheld.intersection(known)
     stay |= head.connection_options - NOT_REMOVABLE
-    if OWN_PREFIX in b"\n".join(known):
-        stay |= {name for name in known if name.startswith(OWN_PREFIX)}
+    names = b"\n".join(known)
+    for prefix in prefixes:
+        if prefix in names:
+            stay |= {name for name in known if name.startswith(prefix)}
     lines = [raw + b": " + value for name, raw, value in head.fields if name not in stay]
     lines.append(b"")  # so that each line ends with CRLF
     return b"\r\n".join(lines)
@@ -127,9 +135,9 @@ def _passes(
     name: bytes,
     head: RequestHead | AnswerHead,
     table: frozenset[bytes],
-    withheld: frozenset[bytes] = frozenset(),
+    prefixes: tuple[bytes, ...],
 ) -> bool:
-    if name in table or name in withheld or name.startswith(OWN_PREFIX):
+    if name in table or name.startswith(prefixes):
         return False
     return name not in head.connection_options or name in NOT_REMOVABLE
 
