@@ -58,12 +58,16 @@ class Desk:
         self.calls.append("stop")
 
 
-def served(desk: Desk, talk: Callable[[Ask], Awaitable[None]]) -> None:
+def served(
+    desk: Desk, talk: Callable[[Ask], Awaitable[None]], places: list[tuple[str, int]] | None = None
+) -> None:
     """Run `talk`, whose `ask` sends bytes on a new connection and returns all that comes back."""
 
     async def main() -> None:
         sock = socket.create_server(("127.0.0.1", 0))
         place = sock.getsockname()
+        if places is not None:
+            places.append(place)
         admin = AdminListener(desk)
         await admin.start(sock)
 
@@ -376,6 +380,35 @@ def test_who_only_waits_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> Non
         await asyncio.gather(second, return_exceptions=True)
 
     served(Desk(), talk)
+
+
+def test_who_does_not_take_its_answer_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "CONNECTIONS", 2)
+    desk = Desk()
+    asked = asyncio.Semaphore(0)
+
+    def big() -> bytes:
+        asked.release()
+        return b"x" * 16_000_000  # more than the kernel takes for somebody who does not read
+
+    desk.metrics = big  # type: ignore[method-assign]
+
+    async def talk(ask: Ask) -> None:
+        here = asyncio.get_running_loop()
+        idlers = [socket.socket() for _ in range(2)]
+        try:
+            for idler in idlers:
+                idler.setblocking(False)
+                await here.sock_connect(idler, place[0])
+                await here.sock_sendall(idler, get("/metrics"))
+                await asked.acquire()
+            assert b"HTTP/1.1 200" in await ask(get("/health/live"))
+        finally:
+            for idler in idlers:
+                idler.close()
+
+    place: list[tuple[str, int]] = []
+    served(desk, talk, place)
 
 
 def test_beyond_the_connections_that_are_busy_others_are_refused(

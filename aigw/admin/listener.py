@@ -279,8 +279,8 @@ class AdminListener:
         task.add_done_callback(self._conversations.pop)
 
     def _make_room(self) -> bool:
-        """End who has asked for nothing for longest: else a few who only wait would keep out an
-        orchestrator, who would take aigw for dead."""
+        """End who has asked for nothing, or not taken its answer, for longest: else a few who only
+        wait would keep out an orchestrator, who would take aigw for dead."""
         silent = {
             task: told.silent_since_s
             for task, told in self._conversations.items()
@@ -317,7 +317,7 @@ class _Conversation:
         writer.transport.set_write_buffer_limits(0)
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES)
         self._method = ""
-        self.silent_since_s: float | None = time.monotonic()  # None while there is a question
+        self.silent_since_s: float | None = time.monotonic()  # None while we are asked
 
     async def run(self) -> None:
         """Serve until one side wants no more."""
@@ -335,8 +335,9 @@ class _Conversation:
             if question is None:
                 return
             self.silent_since_s = None
-            await self._send(await self._answer(question))
-            self.silent_since_s = time.monotonic()
+            answer = await self._answer(question)
+            self.silent_since_s = time.monotonic()  # it is the client's turn: to take it, to ask
+            await self._send(answer)
             if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
                 await self._leave()
                 return
