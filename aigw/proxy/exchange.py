@@ -445,6 +445,8 @@ class Exchange(ExchangeState):
             and not self.splice.surplus
             and not isinstance(self.splice, CloseReader)
             and self.answer.leaves_connection_clean
+            # What HEAD's answer announces may come nevertheless, for nobody or for the next one.
+            and not (self.facts.is_head and self.answer.body_length)
         )
         if is_clean:
             if self.client_is_full:

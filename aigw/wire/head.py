@@ -122,8 +122,8 @@ class AnswerHead:
         self.keep_alive = _keep_alive(self.connection_options, is_http_1_0)
         framed = b"transfer-encoding" in known or b"content-length" in known
         self.body_length = _body_length(known) if framed else None
-        # A 204 that announces a body may be followed by one (RFC 9112, 6.3).
-        announces_nothing = status != 204 or not self.body_length
+        # What must not have a body, but announces one, may be followed by it (RFC 9112, 6.3).
+        announces_nothing = status not in (204, 304) or not self.body_length
         self.leaves_connection_clean = self.keep_alive and announces_nothing
         content_type = known.get(b"content-type", b"")
         self.is_stream = content_type.lower().startswith(b"text/event-stream")

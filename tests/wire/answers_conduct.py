@@ -106,7 +106,6 @@ INTERIM = [
         "RFC 9110, 15.2",
         HINT + END + OK + TWO + END,
         Whole(OK + TWO, interim=(HINT,)),
-        reuse=True,
         asks=Ask.HEAD,
     ),
     AnswerCase(

@@ -208,9 +208,8 @@ def bodiless(name: str, start: bytes, asks: Ask, framed: bytes | None) -> list[A
     """
     with_length, rfc = b"\r\nContent-Length: 2", "RFC 9112, 6.3"
     seen = start + framed if framed else start
-    # A 204 is clean only if it announces nothing; the others announce what a GET would have got.
-    reuse = framed is not None
-    coded = start + CODED if reuse else start
+    # What is announced may come nevertheless, late: then it must not be the next one's answer.
+    coded = start + CODED if framed is not None else start
     return [
         AnswerCase(f"{name}-bare", rfc, start + HEAD_END, Whole(start), reuse=True, asks=asks),
         AnswerCase(
@@ -218,20 +217,17 @@ def bodiless(name: str, start: bytes, asks: Ask, framed: bytes | None) -> list[A
             rfc,
             start + with_length + HEAD_END,
             Whole(seen),
-            reuse=reuse,
             asks=asks,
         ),
         AnswerCase(
             f"{name}-length-zero",
             rfc,
             start + b"\r\nContent-Length: 0" + HEAD_END,
-            Whole(start + b"\r\nContent-Length: 0" if reuse else start),
+            Whole(start if framed is None else start + b"\r\nContent-Length: 0"),
             reuse=True,
             asks=asks,
         ),
-        AnswerCase(
-            f"{name}-coding", rfc, start + CODED + HEAD_END, Whole(coded), reuse=reuse, asks=asks
-        ),
+        AnswerCase(f"{name}-coding", rfc, start + CODED + HEAD_END, Whole(coded), asks=asks),
         AnswerCase(f"{name}-body", rfc, start + with_length + HI, Whole(seen), asks=asks),
         AnswerCase(f"{name}-body-without-length", rfc, start + HI, Whole(start), asks=asks),
         AnswerCase(f"{name}-chunked-body", rfc, start + CODED + CHUNKS, Whole(coded), asks=asks),
@@ -264,7 +260,6 @@ BODILESS = [
         "RFC 9110, 9.3.2",
         b"HTTP/1.1 404 Not Found\r\nContent-Length: 9" + HEAD_END,
         Whole(b"HTTP/1.1 404 Not Found\r\nContent-Length: 9"),
-        reuse=True,
         asks=Ask.HEAD,
     ),
     AnswerCase(
