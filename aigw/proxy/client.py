@@ -12,17 +12,12 @@ that can overtake the answer (RFC 9112, 9.6).
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import re
-import socket
-import struct
-import termios
 import time
-from array import array
 from typing import TYPE_CHECKING, cast
 
 from aigw.errors import Code
-from aigw.proxy import accounting
+from aigw.proxy import accounting, kernel
 from aigw.proxy.client_state import ANSWER, HEAD, HELD, State
 from aigw.proxy.deadlines import LOOK_S, look
 from aigw.proxy.exchange import Exchange
@@ -428,10 +423,7 @@ class ClientConnection(asyncio.Protocol):
     def unsent_bytes(self) -> int:
         """What the client has not taken yet: here, and in the kernel's buffer (slow path only)."""
         sock = self.transport.get_extra_info("socket")
-        in_kernel = array("i", [0])
-        if sock is not None and sock.fileno() >= 0:
-            fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, in_kernel)
-        return self.transport.get_write_buffer_size() + in_kernel[0]
+        return self.transport.get_write_buffer_size() + kernel.untaken_bytes(sock)
 
     def may_stay(self, head: RequestHead) -> bool:
         """Can this connection serve another request after this one, which was read to its end?"""
@@ -530,10 +522,7 @@ class ClientConnection(asyncio.Protocol):
 
     def let_fin_mean_end(self, means_end: bool) -> None:
         """Whether the connection ends by FIN, or by RST: also if this process dies suddenly."""
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.fileno() >= 0:
-            linger = struct.pack("ii", not means_end, 0)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        kernel.let_fin_mean_end(self.transport.get_extra_info("socket"), means_end)
 
     # ---- endings -----------------------------------------------------------------------------
 
