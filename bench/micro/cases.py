@@ -194,9 +194,9 @@ async def bucket(gateway: MicroGateway) -> Call:
     from aigw.memory import BucketTable, allot_bucket
 
     table = BucketTable(gateway.memory, 0)
-    buckets = (allot_bucket(gateway.memory, "micro", 1e9, 1e9, 0.0),)
-    assert table.admit(buckets, 9.0) is None
-    return lambda: void(table.admit(buckets, 9.0))
+    take = table.taker(allot_bucket(gateway.memory, "micro", 1e9, 1e9, 0.0))
+    assert take(9.0) >= 0.0
+    return lambda: void(take(9.0))
 
 
 async def access_line(gateway: MicroGateway) -> Call:
